@@ -1,0 +1,21 @@
+# tests/examples/<any>.txt is a transcript: `$ <example> <arguments>` and then what it prints. A
+# line `...` stands for any lines.
+file(GLOB rlhf_transcripts CONFIGURE_DEPENDS examples/*.txt)
+foreach(transcript IN LISTS rlhf_transcripts)
+  cmake_path(GET transcript STEM name)
+  file(STRINGS "${transcript}" first LIMIT_COUNT 1)
+  separate_arguments(first UNIX_COMMAND "${first}")
+  list(POP_FRONT first dollar example)
+  if(NOT dollar STREQUAL "$")
+    message(FATAL_ERROR "${transcript} must begin with a line `$ example arguments`")
+  endif()
+  if(TARGET ${example})
+    add_test(NAME example.${name} COMMAND "${CMAKE_COMMAND}"
+             "-DPROGRAM=$<TARGET_FILE:${example}>" "-DARGUMENTS=${first}"
+             "-DTRANSCRIPT=${transcript}"
+             "-DFOLDER=${CMAKE_CURRENT_BINARY_DIR}/examples/${name}"
+             -P "${PROJECT_SOURCE_DIR}/cmake/compare_print.cmake")
+  elseif(RLHF_BUILD_EXAMPLES)
+    rlhf_skip("transcript ${name}" "the example ${example} is not built")
+  endif()
+endforeach()

@@ -1,0 +1,238 @@
+#pragma once
+
+#include "rlhf/backend/host/arena.hpp"
+#include "rlhf/backend/host/count.hpp"
+#include "rlhf/backend/host/map_reduce.hpp"
+#include "rlhf/math/pack.hpp"
+
+namespace rlhf::inline RLHF_COMPUTE {
+
+/// One call on the host: its scratch memory and the primitives. The same text runs on one thread
+/// and on a pool: work is cut into units by sizes alone, so the bits do not depend on the pool.
+template <class Exec>
+class host_run {
+  const Exec& exec_;
+  detail::arena arena_;
+
+  static constexpr index flushes_per_unit = 16;
+  static constexpr index few = 1024;  // below, waking a pool costs more than the loop
+
+ public:
+  using space = typename Exec::space;
+
+  host_run(const Exec& exec, const char* function)
+      : exec_(exec), arena_(function, exec.workspace, exec.bytes, Exec::dry) {}
+  host_run(const host_run&) = delete;
+  host_run& operator=(const host_run&) = delete;
+  ~host_run() {
+    if constexpr (Exec::dry) exec_.note(arena_.required());
+  }
+
+  const char* function() const { return arena_.function(); }
+
+  /// Scratch of this call, in the executor's memory, 64-byte aligned.
+  template <class X>
+  X* allocate(index n) {
+    return arena_.template allocate<X>(n);
+  }
+
+  /// f(i) for each i in [0, n), in any order. n = 1 is how scalars are computed where they live.
+  template <class F>
+  void for_each(index n, const F& f) {
+    if (arena_.dry()) return;
+    if (n < few)
+      for (index i = 0; i < n; ++i) f(i);
+    else
+      exec_.parallel_for(n, f);
+  }
+
+  /// tokens, positions, sequences of a domain; row_weight[i], where wanted, is the sum of a row.
+  void count(const token_domain<space>& domain, double* counts, double* row_weight = nullptr) {
+    if (arena_.dry()) return;
+    double tokens = 0, positions = 0, sequences = 0;
+    for (index i = 0; i < domain.rows; ++i) {
+      const detail::row_count r = detail::count_row(domain, i);
+      tokens += r.weight;
+      positions += r.positions;
+      sequences += r.positions > 0 ? 1 : 0;
+      if (row_weight != nullptr) row_weight[i] = r.weight;
+    }
+    counts[0] = tokens;
+    counts[1] = positions;
+    counts[2] = sequences;
+  }
+
+  /// A contract violation that only the data can show: *count must be 0.
+  void refuse(const double* count, const char* argument, const char* expected) {
+    if (!arena_.dry() && *count != 0) [[unlikely]]
+      detail::fail(function(), argument, expected, *count);
+  }
+
+  /// See primitive/map_reduce.hpp. Writes the figures in the order of sums_of<K>.
+  template <class K>
+  void map_reduce(const K& kernel, const token_arguments<K, space>& a, double* sums) {
+    using T = typename K::scalar_type;
+    using V = math::native_lane<T>;
+    using totals = detail::totals<K>;
+    const index rows = a.domain.rows;
+    const index groups = (rows + rows_per_group - 1) / rows_per_group;
+    const index threads = exec_.concurrency();
+    totals* partial = nullptr;
+    index units_per_group = 1;
+    if (threads > 1) {
+      if (groups < 4 * threads) units_per_group = longest_group(a.domain, groups);
+      partial = allocate<totals>(groups * units_per_group);
+    }
+    if (arena_.dry()) return;
+    detail::binary_tree<totals> all;
+    if (threads <= 1) {
+      for (index g = 0; g < groups; ++g)
+        all.push(detail::run_group<V>(kernel, a, g * rows_per_group, group_end(g, rows), 0,
+                                      unlimited));
+    } else {
+      const auto unit = [&](index u) {
+        const index g = u / units_per_group;
+        const index first = u % units_per_group * flushes_per_unit * steps_per_flush;
+        const index last = units_per_group == 1 ? unlimited
+                                                : first + flushes_per_unit * steps_per_flush;
+        partial[u] = detail::run_group<V>(kernel, a, g * rows_per_group, group_end(g, rows), first,
+                                          last);
+      };
+      exec_.parallel_for(groups * units_per_group, unit);
+      for (index g = 0; g < groups; ++g) {
+        detail::binary_tree<totals> group;
+        const index steps = units_per_group == 1
+                                ? 1
+                                : detail::group_steps(a.domain, g * rows_per_group,
+                                                      group_end(g, rows));
+        const index units =
+            (steps + flushes_per_unit * steps_per_flush - 1) / (flushes_per_unit * steps_per_flush);
+        for (index u = 0; u < units; ++u) group.push(partial[g * units_per_group + u]);
+        all.push(group.finish());
+      }
+    }
+    all.finish().write(sums);
+  }
+
+  /// The same kernel with one set of sums for each row: to[i * K::sums + k]. Figures other than
+  /// sums are left out; each row has the order of a group of its own.
+  template <class K>
+  void map_reduce_rows(const K& kernel, const token_arguments<K, space>& a, double* to) {
+    using V = math::native_lane<typename K::scalar_type>;
+    if (arena_.dry()) return;
+    exec_.parallel_for(a.domain.rows, [&](index i) {
+      const auto t = detail::run_group<V>(kernel, a, i, i + 1, 0, unlimited);
+      for (int k = 0; k < K::sums; ++k) to[i * K::sums + k] = t.sum[k];
+    });
+  }
+
+  /// Turns figures in the executor's memory into what the call returns.
+  template <class R>
+  result_of<Exec, R> finish(const double* figures, R (*read)(const double*)) {
+    if constexpr (!Exec::dry) return read(figures);
+  }
+
+ private:
+  static constexpr index unlimited = index{1} << 62;
+
+  static index group_end(index g, index rows) {
+    const index end = (g + 1) * rows_per_group;
+    return end < rows ? end : rows;
+  }
+
+  index longest_group(const token_domain<space>& domain, index groups) const {
+    index most = 1;
+    for (index g = 0; g < groups; ++g) {
+      const index steps =
+          detail::group_steps(domain, g * rows_per_group, group_end(g, domain.rows));
+      const index units = (steps + flushes_per_unit * steps_per_flush - 1) /
+                          (flushes_per_unit * steps_per_flush);
+      if (units > most) most = units;
+    }
+    return most;
+  }
+};
+
+/// One thread of the host. With a workspace no call allocates; without one scratch memory comes
+/// from the heap.
+struct serial {
+  using space = host_space;
+  template <class R>
+  using result = R;
+  static constexpr bool dry = false;
+
+  void* workspace = nullptr;
+  std::size_t bytes = 0;
+
+  host_run<serial> begin(const char* function) const { return {*this, function}; }
+  static constexpr index concurrency() { return 1; }
+  template <class F>
+  void parallel_for(index n, const F& f) const {
+    for (index i = 0; i < n; ++i) f(i);
+  }
+};
+
+/// What `parallel` borrows: pool.parallel_for(n, f) calls f(i) for each i in [0, n) and returns
+/// when all are done; pool.concurrency() is how many may run at once.
+template <class P>
+concept thread_pool = requires(const P& pool, index n) {
+  pool.parallel_for(n, [](index) {});
+  { pool.concurrency() } -> std::convertible_to<index>;
+};
+
+/// The threads of a pool that the caller owns. Same bits as `serial`.
+template <thread_pool Pool>
+struct parallel {
+  using space = host_space;
+  template <class R>
+  using result = R;
+  static constexpr bool dry = false;
+
+  const Pool& pool;
+  void* workspace = nullptr;
+  std::size_t bytes = 0;
+
+  host_run<parallel> begin(const char* function) const { return {*this, function}; }
+  index concurrency() const { return static_cast<index>(pool.concurrency()); }
+  template <class F>
+  void parallel_for(index n, const F& f) const {
+    pool.parallel_for(n, f);
+  }
+};
+template <class Pool>
+parallel(const Pool&) -> parallel<Pool>;
+
+/// Runs a call without touching a tensor and remembers the scratch memory it asked for.
+struct dry_run {
+  using space = host_space;
+  template <class R>
+  using result = void;
+  static constexpr bool dry = true;
+
+  void* workspace = nullptr;
+  std::size_t bytes = 0;
+  index threads = 1;
+  mutable std::size_t required = 0;
+
+  host_run<dry_run> begin(const char* function) const { return {*this, function}; }
+  index concurrency() const { return threads; }
+  template <class F>
+  void parallel_for(index, const F&) const {}
+  void note(std::size_t n) const {
+    if (n > required) required = n;
+  }
+};
+
+/// The bytes of workspace that a call needs on the host:
+///     workspace_bytes([&](const auto& exec) { return dpo_loss<float>({...}, {...}, {...}, exec); })
+/// Each call needs this much by itself; a workspace serves one call at a time. `threads` is the
+/// concurrency of the pool the call will run on.
+template <class Call>
+std::size_t workspace_bytes(const Call& call, index threads = 1) {
+  dry_run exec;
+  exec.threads = threads;
+  call(exec);
+  return exec.required;
+}
+
+}  // namespace rlhf::inline RLHF_COMPUTE

@@ -1,0 +1,73 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <new>
+
+#include "rlhf/core/contract.hpp"
+
+namespace rlhf::inline v1::detail {
+
+/// The scratch memory of one call: bumps through the caller's workspace, or, without one, takes
+/// blocks from the heap and frees them at the end. A dry arena only adds up.
+class arena {
+  static constexpr std::size_t alignment = 64;
+  struct block {
+    block* next;
+  };
+
+  const char* function_;
+  std::byte* base_;
+  std::size_t capacity_;
+  std::size_t used_ = 0;
+  block* blocks_ = nullptr;
+  bool dry_;
+
+ public:
+  arena(const char* function, void* workspace, std::size_t bytes, bool dry)
+      : function_(function), base_(static_cast<std::byte*>(workspace)), capacity_(bytes), dry_(dry) {
+    if (base_ != nullptr) {
+      const std::size_t skew = (alignment - reinterpret_cast<std::uintptr_t>(base_)) % alignment;
+      base_ += skew < capacity_ ? skew : capacity_;
+      capacity_ -= skew < capacity_ ? skew : capacity_;
+    }
+  }
+  arena(const arena&) = delete;
+  arena& operator=(const arena&) = delete;
+  ~arena() {
+    while (blocks_ != nullptr) {
+      block* const next = blocks_->next;
+      ::operator delete(blocks_, std::align_val_t(alignment));
+      blocks_ = next;
+    }
+  }
+
+  bool dry() const { return dry_; }
+  std::size_t used() const { return used_; }
+  /// What a workspace of any alignment must hold for the same call.
+  std::size_t required() const { return used_ == 0 ? 0 : used_ + alignment; }
+  const char* function() const { return function_; }
+
+  template <class T>
+  T* allocate(index n) {
+    const auto bytes =
+        (static_cast<std::size_t>(n > 0 ? n : 1) * sizeof(T) + alignment - 1) / alignment * alignment;
+    used_ += bytes;
+    if (dry_) return nullptr;
+    if (base_ != nullptr) {
+      if (used_ > capacity_) [[unlikely]] {
+        sentence s;
+        s.add("at least ").add(static_cast<index>(used_ + alignment)).add(" bytes");
+        fail(function_, "workspace", s.c_str(), static_cast<index>(capacity_));
+      }
+      return reinterpret_cast<T*>(base_ + (used_ - bytes));
+    }
+    auto* const head =
+        static_cast<block*>(::operator new(bytes + alignment, std::align_val_t(alignment)));
+    head->next = blocks_;
+    blocks_ = head;
+    return reinterpret_cast<T*>(reinterpret_cast<std::byte*>(head) + alignment);
+  }
+};
+
+}  // namespace rlhf::inline v1::detail

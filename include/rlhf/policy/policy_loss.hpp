@@ -1,0 +1,566 @@
+#pragma once
+
+#include <optional>
+
+#include "rlhf/kl/kl_estimator.hpp"
+#include "rlhf/math/dual.hpp"
+#include "rlhf/math/exp.hpp"
+#include "rlhf/math/kl.hpp"
+#include "rlhf/statistics/aggregation.hpp"
+#include "rlhf/statistics/metric.hpp"
+#include "rlhf/statistics/nonfinite.hpp"
+
+namespace rlhf::inline v1 {
+
+/// The inputs of every policy loss: log-probabilities of the sampled tokens, in nats, and what
+/// weighs them. All but the current policy's are constants for differentiation.
+template <scalar T, class Space = host_space>
+struct policy_batch {
+  named_only use_designators = named_only();
+  view<const T, Space> log_prob = {};            ///< current policy, differentiable
+  view<const T, Space> old_log_prob = {};        ///< the policy the ratio is taken against
+  view<const T, Space> behaviour_log_prob = {};  ///< the policy that sampled
+  view<const T, Space> ref_log_prob = {};        ///< reference of the KL term
+  view<const T, Space> entropy = {};             ///< per token, from the log-prob layer
+  signal<const T, Space> advantage = {};         ///< per token or per sequence
+  signal<const T, Space> coefficient = {};       ///< weight of the policy term alone, stop-gradient
+  index_view<Space> group_id = {};               ///< for aggregation::group_mean_token_mean
+  mask_view<Space> mask = {};
+  sequence_layout<Space> layout = {};
+};
+
+/// What a policy loss writes, where given.
+template <scalar T, class Space = host_space>
+struct policy_output {
+  named_only use_designators = named_only();
+  output<T, Space> d_log_prob = {};     ///< gradient of the loss
+  output<T, Space> d_entropy = {};      ///< gradient of the loss with respect to `entropy`
+  output<T, Space> token_loss = {};     ///< the policy term of each token, unweighted
+  output<T, Space> ratio = {};          ///< exp(log_prob − old_log_prob)
+  output<T, Space> sequence_loss = {};  ///< [batch], sequence-level losses only
+  upstream_scale<T, Space> upstream = {};
+};
+
+/// A number of the config that may live on the device.
+struct coefficient {
+  double value = 0;
+  const double* device = nullptr;
+
+  constexpr coefficient() = default;
+  template <class N>
+    requires std::is_arithmetic_v<N>
+  constexpr coefficient(N n) : value(static_cast<double>(n)) {}
+  constexpr coefficient(device_scalar s) : device(s.value) {}
+  constexpr bool given() const { return value != 0 || device != nullptr; }
+};
+
+/// loss += coefficient · aggregate(k(log_prob − ref_log_prob)), in the same pass.
+struct kl_term {
+  rlhf::coefficient coefficient = 0;                  ///< beta, >= 0
+  kl_estimator estimator = kl_estimator::k3;
+  kl_weighting weighting = kl_weighting::ratio;       ///< ratio · k3 has the gradient of the KL
+  std::optional<aggregation> over = std::nullopt;     ///< left out: that of the policy term
+  double input_clamp = 0;   ///< |delta| is cut here, gradient 0 beyond; 0 = none
+  double output_clamp = 0;  ///< |k| is cut here, gradient 0 beyond; 0 = none
+};
+
+/// loss −= coefficient · aggregate(entropy), in the same pass.
+struct entropy_term {
+  rlhf::coefficient coefficient = 0;
+  std::optional<aggregation> over = std::nullopt;
+};
+
+/// What every policy loss returns. Results of micro-batches and ranks add up.
+struct policy_result {
+  double loss = 0;         ///< the scalar whose gradient d_log_prob holds
+  double policy_loss = 0;  ///< its policy term alone
+  metric kl;               ///< the chosen estimator against ref_log_prob, nats per token
+  metric entropy;          ///< of the input `entropy`, nats per token
+  metric clip_fraction;    ///< share of counted tokens whose clip decides
+  metric clip_fraction_low;
+  metric clip_fraction_high;
+  metric dual_clip_fraction;
+  metric approx_kl_k1;  ///< −log ratio
+  metric approx_kl_k2;  ///< (log ratio)² / 2
+  metric approx_kl_k3;  ///< ratio − 1 − log ratio, >= 0
+  metric ratio;
+  double ratio_min = __builtin_inf();
+  double ratio_max = -__builtin_inf();
+  double tokens = 0;     ///< sum of the mask's weights
+  double positions = 0;  ///< tokens whose weight is > 0
+  double sequences = 0;  ///< sequences with such a token
+  double nonfinite = 0;  ///< counted tokens with a NaN or an infinity among their inputs
+  double saturated = 0;  ///< counted tokens whose |log ratio| is beyond 80
+
+  friend policy_result operator+(const policy_result& a, const policy_result& b) {
+    policy_result r;
+    r.loss = a.loss + b.loss;
+    r.policy_loss = a.policy_loss + b.policy_loss;
+    r.kl = a.kl + b.kl;
+    r.entropy = a.entropy + b.entropy;
+    r.clip_fraction = a.clip_fraction + b.clip_fraction;
+    r.clip_fraction_low = a.clip_fraction_low + b.clip_fraction_low;
+    r.clip_fraction_high = a.clip_fraction_high + b.clip_fraction_high;
+    r.dual_clip_fraction = a.dual_clip_fraction + b.dual_clip_fraction;
+    r.approx_kl_k1 = a.approx_kl_k1 + b.approx_kl_k1;
+    r.approx_kl_k2 = a.approx_kl_k2 + b.approx_kl_k2;
+    r.approx_kl_k3 = a.approx_kl_k3 + b.approx_kl_k3;
+    r.ratio = a.ratio + b.ratio;
+    r.ratio_min = a.ratio_min < b.ratio_min ? a.ratio_min : b.ratio_min;
+    r.ratio_max = a.ratio_max > b.ratio_max ? a.ratio_max : b.ratio_max;
+    r.tokens = a.tokens + b.tokens;
+    r.positions = a.positions + b.positions;
+    r.sequences = a.sequences + b.sequences;
+    r.nonfinite = a.nonfinite + b.nonfinite;
+    r.saturated = a.saturated + b.saturated;
+    return r;
+  }
+};
+
+}  // namespace rlhf::inline v1
+
+namespace rlhf::inline RLHF_COMPUTE {
+
+/// One lane of tokens as a formula sees it. ratio = exp(log_ratio), log_ratio = log_prob −
+/// old_log_prob within ±80.
+template <lane V>
+struct policy_token {
+  V log_prob;
+  V old_log_prob;
+  V behaviour_log_prob;
+  V advantage;
+  V log_ratio;
+  V ratio;
+};
+
+/// What a formula says of them. Counts are 1 where a clip decides, else 0.
+template <lane V>
+struct policy_terms {
+  V loss;
+  V d_log_prob;
+  V clipped_low = math::constant<V>(0);
+  V clipped_high = math::constant<V>(0);
+  V dual_clipped = math::constant<V>(0);
+};
+
+/// The part of a config that every policy loss has.
+struct policy_config {
+  aggregation over;
+  kl_term kl = {};
+  entropy_term entropy = {};
+  nonfinite_policy nonfinite = nonfinite_policy::propagate;
+};
+
+namespace detail {
+
+template <class Term>
+constexpr bool uses_behaviour() {
+  if constexpr (requires { Term::uses_behaviour_log_prob; })
+    return Term::uses_behaviour_log_prob;
+  else
+    return false;
+}
+/// A formula without old_log_prob takes ratio 1 where it is left out.
+template <class Term>
+constexpr bool needs_old() {
+  if constexpr (requires { Term::needs_old_log_prob; })
+    return Term::needs_old_log_prob;
+  else
+    return true;
+}
+
+/// The formula, and its slope: written out, or, when it returns the loss alone, from dual numbers.
+template <class Term, lane V>
+RLHF_HOST_DEVICE policy_terms<V> evaluate(const Term& term, const policy_token<V>& t) {
+  if constexpr (std::same_as<decltype(term(t)), V>) {
+    using D = math::dual<V>;
+    const V one = math::constant<V>(1), zero = math::constant<V>(0);
+    const D log_prob{t.log_prob, one};
+    const D log_ratio{t.log_ratio, one};
+    const policy_token<D> lifted{log_prob,
+                                 D{t.old_log_prob, zero},
+                                 D{t.behaviour_log_prob, zero},
+                                 D{t.advantage, zero},
+                                 log_ratio,
+                                 D{t.ratio, t.ratio}};
+    const D loss = term(lifted);
+    return {.loss = loss.value, .d_log_prob = loss.tangent};
+  } else {
+    return term(t);
+  }
+}
+
+/// Whose ratio the formula sees, and where its slope goes.
+enum class ratio_level {
+  token,           ///< each token its own
+  sequence_value,  ///< the sequence's, slope to the token itself
+  sequence         ///< the sequence's, slope through it to every token of the sequence
+};
+
+/// The kernel of every policy loss. Lean: the surrogate, its gradient, the metrics. Full: all the
+/// optional inputs, terms and outputs as well.
+template <scalar T, class Term, bool Full, ratio_level Level = ratio_level::token>
+struct policy_kernel {
+  using scalar_type = T;
+  static constexpr bool behaviour = uses_behaviour<Term>();
+  static constexpr bool sequences = Level != ratio_level::token;
+  static_assert(Full || !sequences);
+
+  enum input { log_prob, old_log_prob, advantage, behaviour_log_prob };
+  static constexpr int coefficient_in = behaviour ? 4 : 3;
+  static constexpr int ref_in = coefficient_in + 1;
+  static constexpr int entropy_in = coefficient_in + 2;
+  static constexpr int upstream_in = coefficient_in + 3;
+  static constexpr int row_log_ratio_in = coefficient_in + 4;
+  static constexpr int row_slope_in = coefficient_in + 5;
+  static constexpr int inputs = sequences ? coefficient_in + 6
+                                : Full    ? coefficient_in + 4
+                                          : coefficient_in;
+  static constexpr int observed = Full ? coefficient_in + 3 : coefficient_in;
+
+  enum out { d_log_prob, token_loss, ratio_out, d_entropy };
+  static constexpr int outputs = Full ? 4 : 1;
+
+  enum factor {
+    policy_loss,
+    policy_gradient,  ///< of a slope that goes through the sequence: ∂u/∂log_prob instead
+    kl_loss,
+    kl_gradient,
+    entropy_loss,
+    entropy_gradient
+  };
+  static constexpr int scales = Full ? 6 : 2;
+
+  static constexpr int scaled_sums = Full ? 3 : 1;  // policy, KL and entropy term of the loss
+  enum metric_sum { low, high, dual, k1, k2, k3, ratio, saturated, kl, entropy };
+  static constexpr int metrics = Full ? 10 : 8;
+  static constexpr int sums = scaled_sums + metrics;
+  static constexpr int ranges = 1;
+
+  Term term;
+  kl_estimator estimator = kl_estimator::k3;
+  kl_weighting weighting = kl_weighting::ratio;
+  bool with_kl = false;
+  T input_clamp = 0, output_clamp = 0;
+
+  template <class Token>
+  RLHF_HOST_DEVICE RLHF_INLINE void operator()(Token& t) const {
+    using V = std::remove_cvref_t<decltype(t.in[0])>;
+    const V zero = math::constant<V>(0);
+    const V one = math::constant<V>(1);
+    const V raw = t.in[log_prob] - t.in[old_log_prob];
+    const V log_ratio = math::bounded(raw);
+    const auto exponential = math::ratio_terms(log_ratio);  // exp and exp − 1 − x from one exp
+    policy_token<V> token{t.in[log_prob],
+                          t.in[old_log_prob],
+                          behaviour ? t.in[behaviour ? behaviour_log_prob : 0] : zero,
+                          t.in[advantage],
+                          log_ratio,
+                          exponential.ratio};
+    V beyond = math::abs(raw);
+    if constexpr (sequences) {
+      const V row = t.in[row_log_ratio_in];
+      token.log_ratio = math::bounded(row);
+      token.ratio = math::exp(token.log_ratio);
+      beyond = math::max(beyond, math::abs(row));
+    }
+    const policy_terms<V> terms = evaluate(term, token);
+
+    V* const metric = t.sum + scaled_sums;
+    metric[low] = terms.clipped_low;
+    metric[high] = terms.clipped_high;
+    metric[dual] = terms.dual_clipped;
+    metric[k1] = -log_ratio;
+    metric[k2] = math::constant<V>(0.5) * log_ratio * log_ratio;
+    metric[k3] = exponential.k3;
+    metric[ratio] = token.ratio;
+    metric[saturated] = math::select(beyond > math::constant<V>(80), one, zero);
+    t.range[0] = token.ratio;
+
+    if constexpr (!Full) {
+      t.sum[0] = terms.loss * t.scale[policy_loss];
+      t.out[d_log_prob] = terms.d_log_prob * t.scale[policy_gradient];
+    } else {
+      const V weight = t.in[coefficient_in];
+      const V upstream = t.in[upstream_in];
+      V slope;
+      if constexpr (Level == ratio_level::sequence)
+        slope = t.in[row_slope_in] * t.scale[policy_gradient];
+      else
+        slope = terms.d_log_prob * weight * t.scale[policy_gradient] * upstream;
+      V kl_value = zero;
+      if (with_kl) {
+        const auto k = formula::kl_estimate(t.in[log_prob] - t.in[ref_in], exponential.ratio,
+                                            estimator, weighting, input_clamp, output_clamp);
+        kl_value = k.value;
+        slope = slope + k.d_log_prob * t.scale[kl_gradient] * upstream;
+      }
+      t.sum[0] = terms.loss * weight * t.scale[policy_loss];
+      t.sum[1] = kl_value * t.scale[kl_loss];
+      t.sum[2] = t.in[entropy_in] * t.scale[entropy_loss];
+      metric[kl] = kl_value;
+      metric[entropy] = t.in[entropy_in];
+      t.out[d_log_prob] = slope;
+      t.out[token_loss] = terms.loss;
+      t.out[ratio_out] = token.ratio;
+      t.out[d_entropy] = -(t.scale[entropy_gradient] * upstream);
+    }
+  }
+
+  static policy_result read(const double* figures) {
+    const double* const sum = figures + token_counts::size;
+    const double* const m = sum + scaled_sums;
+    policy_result r;
+    r.tokens = figures[0];
+    r.positions = figures[1];
+    r.sequences = figures[2];
+    r.policy_loss = sum[0];
+    r.loss = sum[0];
+    if constexpr (Full) {
+      r.loss += sum[1] - sum[2];
+      r.kl = {m[kl], r.tokens};
+      r.entropy = {m[entropy], r.tokens};
+    }
+    r.clip_fraction_low = {m[low], r.tokens};
+    r.clip_fraction_high = {m[high], r.tokens};
+    r.clip_fraction = r.clip_fraction_low + r.clip_fraction_high;
+    r.clip_fraction.count = r.tokens;
+    r.dual_clip_fraction = {m[dual], r.tokens};
+    r.approx_kl_k1 = {m[k1], r.tokens};
+    r.approx_kl_k2 = {m[k2], r.tokens};
+    r.approx_kl_k3 = {m[k3], r.tokens};
+    r.ratio = {m[ratio], r.tokens};
+    r.saturated = m[saturated];
+    r.ratio_min = sum[sums_of<policy_kernel>::low];
+    r.ratio_max = sum[sums_of<policy_kernel>::high];
+    r.nonfinite = sum[sums_of<policy_kernel>::nonfinite];
+    return r;
+  }
+};
+
+/// *to += *from: the tokens a screen has dropped are counted like those the kernel sees.
+struct add_figure {
+  const double* from;
+  double* to;
+  RLHF_HOST_DEVICE void operator()(index) const { *to += *from; }
+};
+
+inline void check_coefficient(const char* function, const char* argument, const coefficient& c) {
+  if (c.device == nullptr)
+    expects(c.value >= 0 && c.value <= 1.7976931348623157e308, function, argument,
+            "a number that is finite and >= 0", c.value);
+}
+
+/// The scales of one term of the loss: for its value, and for its gradient.
+template <class T>
+struct term_scales {
+  aggregation_plan<T> value;
+  row_scale gradient;
+};
+
+/// *to = *from · factor (· *factor_at).
+struct scale_copy {
+  const double* from;
+  double factor;
+  const double* factor_at;
+  double* to;
+  RLHF_HOST_DEVICE void operator()(index) const {
+    *to = *from * (factor_at != nullptr ? factor * *factor_at : factor);
+  }
+};
+
+template <class T, class Run, class Space>
+term_scales<T> plan_term(Run& run, const token_domain<Space>& domain, const aggregation& over,
+                         const double* counts, const double* row_weight,
+                         const index_view<Space>& group_id, const token_input<T>& coefficient_in,
+                         const coefficient& factor, const upstream_scale<T, Space>& upstream) {
+  term_scales<T> s;
+  const double number = factor.device != nullptr ? 1 : factor.value;
+  s.value = plan_aggregation(run, domain, over, counts, row_weight, group_id, coefficient_in, number,
+                             factor.device);
+  double* const gradient = run.template allocate<double>(1);
+  const double above = upstream ? 1 : upstream.number;
+  run.for_each(1, scale_copy{s.value.scale.uniform, upstream.device != nullptr ? 1 : above,
+                             upstream.device, gradient});
+  s.gradient = {gradient, s.value.scale.per_row};
+  return s;
+}
+
+/// The fields of a policy call, checked and bound to the tokens of one batch.
+template <scalar T, class Space>
+struct bound_policy {
+  token_domain<Space> domain;
+  token_input<T> log_prob, old_log_prob, behaviour, advantage, weight, ref, entropy, above;
+  token_output<T> d_log_prob, d_entropy, token_loss, ratio, sequence_loss;
+  aggregation kl_over = aggregation::none(), entropy_over = aggregation::none();
+  bool with_kl = false;
+  bool full = false;
+};
+
+template <class Term, scalar T, class Space>
+bound_policy<T, Space> bind_policy(const char* function, const policy_batch<T, Space>& batch,
+                                   const policy_output<T, Space>& output,
+                                   const policy_config& config, bool sequence_level) {
+  token_binder<Space> bind(function, "log_prob", batch.log_prob, batch.layout, batch.mask);
+  bound_policy<T, Space> p;
+  p.domain = bind.domain();
+  p.log_prob = bind.token("log_prob", batch.log_prob);
+  p.old_log_prob = !batch.old_log_prob && !needs_old<Term>()
+                       ? p.log_prob
+                       : bind.token("old_log_prob", batch.old_log_prob);
+  if constexpr (uses_behaviour<Term>())
+    p.behaviour = bind.token("behaviour_log_prob", batch.behaviour_log_prob);
+  else
+    bind.unused("behaviour_log_prob", bool(batch.behaviour_log_prob));
+  p.advantage = bind.either("advantage", batch.advantage);
+  p.weight = bind.either("coefficient", batch.coefficient, T(1));
+  p.with_kl = config.kl.coefficient.given();
+  if (p.with_kl)
+    p.ref = bind.token("ref_log_prob", batch.ref_log_prob);
+  else
+    bind.unused("ref_log_prob", bool(batch.ref_log_prob));
+  p.entropy = config.entropy.coefficient.given() ? bind.token("entropy", batch.entropy)
+                                                 : bind.token("entropy", batch.entropy, T(0));
+  const signal<const T, Space>& upstream = output.upstream;
+  p.above = bind.either("upstream", upstream, T(1));
+  p.d_log_prob = bind.written("d_log_prob", output.d_log_prob);
+  if (!batch.entropy) bind.unused("d_entropy", bool(output.d_entropy));
+  p.d_entropy = bind.written("d_entropy", output.d_entropy);
+  p.token_loss = bind.written("token_loss", output.token_loss);
+  p.ratio = bind.written("ratio", output.ratio);
+  if (sequence_level)
+    p.sequence_loss = bind.written_per_sequence("sequence_loss", output.sequence_loss);
+  else
+    bind.unused("sequence_loss", bool(output.sequence_loss));
+
+  p.kl_over = config.kl.over.value_or(config.over);
+  p.entropy_over = config.entropy.over.value_or(config.over);
+  bool grouped = false, turns = false;
+  const aggregation* const modes[] = {&config.over, &p.kl_over, &p.entropy_over};
+  for (const aggregation* over : modes) {
+    check_aggregation(function, *over);
+    grouped = grouped || over->mode() == aggregation_mode::group_mean_token_mean;
+    turns = turns || over->mode() == aggregation_mode::turn_mean;
+  }
+  if (grouped)
+    bind.row_ids("group_id", batch.group_id);
+  else
+    bind.unused("group_id", bool(batch.group_id));
+  if (turns)
+    expects(!p.with_kl && !config.entropy.coefficient.given(), function, "over",
+            "an aggregation other than turn_mean beside a KL or entropy term");
+  check_coefficient(function, "kl.coefficient", config.kl.coefficient);
+  expects(config.kl.input_clamp >= 0, function, "kl.input_clamp", ">= 0", config.kl.input_clamp);
+  expects(config.kl.output_clamp >= 0, function, "kl.output_clamp", ">= 0", config.kl.output_clamp);
+  const double bonus = config.entropy.coefficient.value;
+  expects(bonus - bonus == 0, function, "entropy.coefficient", "a finite number", bonus);
+  p.full = p.with_kl || batch.entropy || batch.coefficient || output.upstream ||
+           output.token_loss || output.ratio || turns;
+  return p;
+}
+
+/// Fills what every level of ratio shares: inputs, outputs and the factors of each term.
+template <class K, scalar T, class Run, class Space>
+void arrange_policy(Run& run, const bound_policy<T, Space>& p, const policy_config& config,
+                    const index_view<Space>& group_id, const upstream_scale<T, Space>& upstream,
+                    const double* counts, const double* row_weight, K& kernel,
+                    token_arguments<K, Space>& a) {
+  const auto plan = [&](const aggregation& over, const coefficient& factor) {
+    return plan_term<T>(run, p.domain, over, counts, row_weight, group_id, p.weight, factor,
+                        upstream);
+  };
+  const auto policy = plan(config.over, 1);
+  a.scale[K::policy_loss] = policy.value.scale;
+  a.scale[K::policy_gradient] = policy.gradient;
+  a.in[K::log_prob] = p.log_prob;
+  a.in[K::old_log_prob] = p.old_log_prob;
+  a.in[K::advantage] = p.advantage;
+  if constexpr (K::behaviour) a.in[K::behaviour_log_prob] = p.behaviour;
+  a.out[K::d_log_prob] = p.d_log_prob;
+  if constexpr (K::outputs > 1) {
+    kernel.with_kl = p.with_kl;
+    kernel.estimator = config.kl.estimator;
+    kernel.weighting = config.kl.weighting;
+    kernel.input_clamp = static_cast<T>(config.kl.input_clamp);
+    kernel.output_clamp = static_cast<T>(config.kl.output_clamp);
+    const auto kl = plan(p.kl_over, config.kl.coefficient);
+    a.scale[K::kl_loss] = kl.value.scale;
+    a.scale[K::kl_gradient] = kl.gradient;
+    const auto bonus = plan(p.entropy_over, config.entropy.coefficient);
+    a.scale[K::entropy_loss] = bonus.value.scale;
+    a.scale[K::entropy_gradient] = bonus.gradient;
+    a.in[K::coefficient_in] = policy.value.coefficient;
+    a.in[K::ref_in] = p.ref;
+    a.in[K::entropy_in] = p.entropy;
+    a.in[K::upstream_in] = p.above;
+    a.out[K::token_loss] = p.token_loss;
+    a.out[K::ratio_out] = p.ratio;
+    a.out[K::d_entropy] = p.d_entropy;
+  }
+}
+
+}  // namespace detail
+
+/// A policy loss of your own: a formula and this call. The formula is a copyable struct
+///
+///     struct square_ratio {
+///       template <rlhf::lane V>
+///       RLHF_HOST_DEVICE V operator()(const rlhf::policy_token<V>& t) const {
+///         return -(t.ratio * t.ratio * t.advantage);
+///       }
+///     };
+///
+/// that returns the loss of one token, or policy_terms<V> with its slope written out. Where it
+/// returns the loss alone, dual numbers give the slope. Masks, layouts, aggregation, the KL and
+/// entropy terms and the metrics are those of every policy loss.
+///
+/// Shapes    log_prob, old_log_prob, ref_log_prob, entropy, mask, d_log_prob, d_entropy,
+///           token_loss, ratio: [batch, time], padded or packed; advantage, coefficient, upstream:
+///           [batch, time] or [batch]; group_id: [batch]
+/// Units     log-probabilities of the sampled tokens, in nats; mask: a flag, or a weight >= 0
+/// Requires  one shape; kl.coefficient >= 0 with ref_log_prob given exactly when it is not 0;
+///           entropy.coefficient not 0 only with entropy given
+/// Throws    contract_violation when a requirement is broken; nothing has been written by then
+/// Gradient  d_log_prob = w · (coefficient · d formula + beta · d kl) · upstream; d_entropy =
+///           −w · entropy coefficient · upstream; all other inputs are constants
+/// Edges     masked positions are not read and get gradient +0; an empty mask gives loss 0; a NaN
+///           or inf in a counted token does what .nonfinite says and is counted
+/// Numerics  log ratio bounded at 80, beyond it value and slope are those at 80, counted in
+///           saturated; sums: fixed tree, in double
+/// Cost      the mask is read once for the weights, then one pass; host: no allocation with a
+///           workspace
+/// Source    the composition is ours; see the losses built on it
+template <scalar T, class Term, executor Exec = serial>
+result_of<Exec, policy_result> policy_loss(const Term& term,
+                                           const policy_batch<T, space_of<Exec>>& batch,
+                                           const policy_output<T, space_of<Exec>>& output,
+                                           const policy_config& config, const Exec& exec = {},
+                                           const char* function = "policy_loss") {
+  using Space = space_of<Exec>;
+  const auto p = detail::bind_policy<Term>(function, batch, output, config, false);
+  auto run = exec.begin(function);
+  const auto execute = [&]<bool Full>() -> result_of<Exec, policy_result> {
+    using K = detail::policy_kernel<T, Term, Full>;
+    double* const figures = run.template allocate<double>(token_counts::size + sums_of<K>::size);
+    double* const row_weight = run.template allocate<double>(p.domain.rows);
+    double* const sums = figures + token_counts::size;
+    run.count(p.domain, figures, row_weight);
+    detail::check_count(run, config.over, figures);
+    const token_input<T> observed[] = {p.log_prob,  p.old_log_prob, p.behaviour, p.advantage,
+                                       p.weight, p.ref,          p.entropy};
+    const auto screened = screen_nonfinite<T>(run, p.domain, observed, config.nonfinite);
+
+    K kernel{term};
+    token_arguments<K, Space> a;
+    a.domain = screened.domain;
+    detail::arrange_policy(run, p, config, batch.group_id, output.upstream, figures, row_weight,
+                           kernel, a);
+    run.map_reduce(kernel, a, sums);
+    if (screened.dropped != nullptr)
+      run.for_each(1, detail::add_figure{screened.dropped, sums + sums_of<K>::nonfinite});
+    return run.template finish<policy_result>(figures, &K::read);
+  };
+  return p.full ? execute.template operator()<true>() : execute.template operator()<false>();
+}
+
+}  // namespace rlhf::inline RLHF_COMPUTE

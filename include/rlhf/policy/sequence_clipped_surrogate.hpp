@@ -1,0 +1,214 @@
+#pragma once
+
+#include "rlhf/policy/clipped_surrogate.hpp"
+
+namespace rlhf::inline v1 {
+
+/// The log-ratio u of a sequence: the mean of its tokens' log-ratios (GSPO), or their sum, which is
+/// the log-ratio of the whole answer (RLOO).
+enum class sequence_ratio : unsigned char { mean, sum };
+
+/// Where the slope of the sequence's ratio goes: through u to every token of the sequence, or to
+/// the token whose loss it is (GSPO-token: the ratio's value is the sequence's, its slope the
+/// token's own). Both are the same for one advantage per sequence and
+/// aggregation::sequence_mean_token_mean with sequence_ratio::mean.
+enum class sequence_form : unsigned char { sequence, token };
+
+}  // namespace rlhf::inline v1
+
+namespace rlhf::inline RLHF_COMPUTE {
+
+struct sequence_clipped_surrogate_config {
+  double clip_low = 3e-4;   ///< ratio floor is 1 − clip_low; >= 1 means no floor
+  double clip_high = 4e-4;  ///< ratio ceiling is 1 + clip_high, clip_high >= 0
+  double dual_clip = 0;     ///< 0: none; > 1: the loss of A < 0 is at most −dual_clip·A
+  sequence_ratio ratio = sequence_ratio::mean;
+  sequence_form form = sequence_form::sequence;
+  aggregation over;           ///< no default; GSPO: sequence_mean_token_mean(sequences)
+  kl_term kl = {};            ///< + coefficient · aggregate(KL estimate against ref_log_prob)
+  entropy_term entropy = {};  ///< − coefficient · aggregate(entropy)
+  nonfinite_policy nonfinite = nonfinite_policy::propagate;
+};
+
+using sequence_clipped_surrogate_result = policy_result;
+
+namespace detail {
+
+/// Sums log_prob − old_log_prob over a row.
+template <scalar T>
+struct log_ratio_sum {
+  using scalar_type = T;
+  static constexpr int inputs = 2, outputs = 0, sums = 1, ranges = 0, scales = 0;
+  static constexpr int observed = 0, scaled_sums = 0;
+  template <class Token>
+  RLHF_HOST_DEVICE RLHF_INLINE void operator()(Token& t) const {
+    t.sum[0] = t.in[0] - t.in[1];
+  }
+};
+
+/// The mean or the sum of a row, as one number per row.
+template <scalar T>
+struct row_log_ratio {
+  const double* sum;
+  const double* weight;  // null: the sum
+  T* to;
+  RLHF_HOST_DEVICE void operator()(index i) const {
+    const double n = weight == nullptr ? 1 : weight[i];
+    to[i] = n > 0 ? static_cast<T>(sum[i] / n) : T(0);
+  }
+};
+
+/// Sums the slopes of a row's losses in u, and the losses themselves.
+template <scalar T, class Term>
+struct row_slope_sum {
+  using scalar_type = T;
+  enum input { log_ratio, advantage, coefficient_in, upstream };
+  static constexpr int inputs = 4, outputs = 0, sums = 2, ranges = 0, scales = 1;
+  static constexpr int observed = 0, scaled_sums = 1;
+  Term term;
+  template <class Token>
+  RLHF_HOST_DEVICE RLHF_INLINE void operator()(Token& t) const {
+    using V = std::remove_cvref_t<decltype(t.in[0])>;
+    const V zero = math::constant<V>(0);
+    const V bounded = math::bounded(t.in[log_ratio]);
+    const policy_token<V> token{zero, zero, zero, t.in[advantage], bounded, math::exp(bounded)};
+    const policy_terms<V> terms = evaluate(term, token);
+    t.sum[0] = terms.d_log_prob * t.in[coefficient_in] * t.in[upstream] * t.scale[0];
+    t.sum[1] = terms.loss;
+  }
+};
+
+/// Splits the two sums of a row: its slope, and its mean loss, written where it is wanted.
+template <scalar T>
+struct read_row_slope {
+  const double* sum;
+  const double* weight;
+  T* slope;
+  token_output<T> loss;
+  RLHF_HOST_DEVICE void operator()(index i) const {
+    slope[i] = static_cast<T>(sum[2 * i]);
+    if (loss.data == nullptr) return;
+    const T mean = weight[i] > 0 ? static_cast<T>(sum[2 * i + 1] / weight[i]) : T(0);
+    T& to = loss.data[i * loss.per_row];
+    if (!loss.accumulate)
+      to = mean;
+    else if (weight[i] > 0)
+      to += mean;
+  }
+};
+
+struct one {
+  double* to;
+  RLHF_HOST_DEVICE void operator()(index) const { *to = 1; }
+};
+
+}  // namespace detail
+
+/// Clipped surrogate on the ratio of whole sequences: GSPO, and RLOO's clipped form.
+///
+///     u_i  = mean (or sum) over counted tokens of log_prob − old_log_prob;  s_i = exp(u_i)
+///     loss = aggregate(−min(s_i·A, clip(s_i, 1 − clip_low, 1 + clip_high)·A))
+///            + kl.coefficient · aggregate(kl) − entropy.coefficient · aggregate(entropy)
+///
+/// The aggregation weighs the tokens of a sequence as in every policy loss, so
+/// sequence_mean_token_mean(S) is GSPO's mean over sequences and sequence_mean_token_sum(S) weighs
+/// a sequence by its length.
+///
+/// Shapes    log_prob, old_log_prob, ref_log_prob, entropy, mask and every output: [batch, time],
+///           padded or packed; advantage, coefficient, upstream: [batch, time] or [batch];
+///           sequence_loss: [batch]
+/// Units     log-probabilities of the sampled tokens, in nats; mask: a flag, or a weight >= 0
+/// Requires  one shape; clip_low >= 0; clip_high >= 0; dual_clip 0 or > 1; ref_log_prob exactly
+///           when kl.coefficient is not 0; an aggregation other than turn_mean
+/// Throws    contract_violation when a requirement is broken; nothing has been written by then
+/// Gradient  form sequence: ∂loss/∂log_prob_t = (∂u/∂log_prob_t) · Σ_t' −w_t'·s·A_t', the clipped
+///           ones left out; form token: −w_t·s·A_t, 0 where the clip decides; the KL term's ratio
+///           is the token's; old_log_prob, ref_log_prob, advantage and coefficient are constants
+/// Edges     masked positions are not read and get gradient 0; an empty sequence has s = 1, loss 0;
+///           NaN or inf in a counted token reaches the loss, unless .nonfinite drops it
+/// Numerics  u in double from float lanes; u and the tokens' log-ratios are bounded at 80, counted
+///           in saturated; metrics weigh tokens: ratio is s, approx_kl_* are the tokens' own
+/// Cost      form token: two passes over the tokens; form sequence: three
+/// Source    Zheng et al. 2025, arXiv:2507.18071 (GSPO, GSPO-token); Ahmadian et al. 2024,
+///           arXiv:2402.14740 (RLOO, sum)
+/// Elsewhere TRL importance_sampling_level="sequence", slime gspo, OpenRLHF policy_loss_type gspo;
+///           verl gspo is form token
+template <scalar T, executor Exec = serial>
+result_of<Exec, sequence_clipped_surrogate_result> sequence_clipped_surrogate_loss(
+    const policy_batch<T, space_of<Exec>>& batch, const policy_output<T, space_of<Exec>>& output,
+    const sequence_clipped_surrogate_config& config, const Exec& exec = {}) {
+  using Space = space_of<Exec>;
+  using Term = clipped_surrogate_term<T>;
+  const char* const function = "sequence_clipped_surrogate_loss";
+  const Term term(function, config.clip_low, config.clip_high, config.dual_clip);
+  expects(config.over.mode() != aggregation_mode::turn_mean, function, "over",
+          "an aggregation other than turn_mean");
+  const policy_config shared{
+      .over = config.over, .kl = config.kl, .entropy = config.entropy, .nonfinite = config.nonfinite};
+  const auto p = detail::bind_policy<Term>(function, batch, output, shared, true);
+  const index rows = p.domain.rows;
+  auto run = exec.begin(function);
+
+  const auto execute = [&]<detail::ratio_level Level>() -> result_of<Exec, policy_result> {
+    using K = detail::policy_kernel<T, Term, true, Level>;
+    using slopes = detail::row_slope_sum<T, Term>;
+    double* const figures = run.template allocate<double>(token_counts::size + sums_of<K>::size);
+    double* const row_weight = run.template allocate<double>(rows);
+    double* const kept_weight = run.template allocate<double>(rows);
+    double* const kept_counts = run.template allocate<double>(token_counts::size);
+    double* const row_sum = run.template allocate<double>(2 * rows);
+    double* const unit = run.template allocate<double>(1);
+    double* const share = run.template allocate<double>(rows);
+    T* const log_ratio = run.template allocate<T>(rows);
+    T* const slope = run.template allocate<T>(rows);
+    double* const sums = figures + token_counts::size;
+    run.count(p.domain, figures, row_weight);
+    detail::check_count(run, config.over, figures);
+    const token_input<T> observed[] = {p.log_prob, p.old_log_prob, p.advantage,
+                                       p.weight,   p.ref,          p.entropy};
+    const auto screened = screen_nonfinite<T>(run, p.domain, observed, config.nonfinite);
+    run.count(screened.domain, kept_counts, kept_weight);
+
+    token_arguments<detail::log_ratio_sum<T>, Space> ratios;
+    ratios.domain = screened.domain;
+    ratios.in[0] = p.log_prob;
+    ratios.in[1] = p.old_log_prob;
+    run.map_reduce_rows(detail::log_ratio_sum<T>{}, ratios, row_sum);
+    const bool mean = config.ratio == sequence_ratio::mean;
+    run.for_each(rows, detail::row_log_ratio<T>{row_sum, mean ? kept_weight : nullptr, log_ratio});
+
+    K kernel{term};
+    token_arguments<K, Space> a;
+    a.domain = screened.domain;
+    detail::arrange_policy(run, p, shared, batch.group_id, output.upstream, figures, row_weight,
+                           kernel, a);
+    a.in[K::row_log_ratio_in] = {log_ratio, 1, 0, 0, T(0)};
+    a.in[K::row_slope_in].absent = T(0);
+    if (Level == detail::ratio_level::sequence || p.sequence_loss.data != nullptr) {
+      token_arguments<slopes, Space> s;
+      s.domain = screened.domain;
+      s.in[slopes::log_ratio] = a.in[K::row_log_ratio_in];
+      s.in[slopes::advantage] = p.advantage;
+      s.in[slopes::coefficient_in] = p.weight;
+      s.in[slopes::upstream] = p.above;
+      s.scale[0] = a.scale[K::policy_gradient];
+      run.map_reduce_rows(slopes{term}, s, row_sum);
+      run.for_each(rows, detail::read_row_slope<T>{row_sum, kept_weight, slope, p.sequence_loss});
+    }
+    if constexpr (Level == detail::ratio_level::sequence) {
+      run.for_each(1, detail::one{unit});
+      run.for_each(rows, detail::copy_reciprocal{kept_weight, share});
+      a.in[K::row_slope_in] = {slope, 1, 0, 0, T(0)};
+      a.scale[K::policy_gradient] = {unit, mean ? share : nullptr};  // ∂u/∂log_prob
+    }
+    run.map_reduce(kernel, a, sums);
+    if (screened.dropped != nullptr)
+      run.for_each(1, detail::add_figure{screened.dropped, sums + sums_of<K>::nonfinite});
+    return run.template finish<policy_result>(figures, &K::read);
+  };
+  return config.form == sequence_form::sequence
+             ? execute.template operator()<detail::ratio_level::sequence>()
+             : execute.template operator()<detail::ratio_level::sequence_value>();
+}
+
+}  // namespace rlhf::inline RLHF_COMPUTE

@@ -1,0 +1,33 @@
+#pragma once
+
+#include "rlhf/core/config.hpp"
+#include "rlhf/core/scalar.hpp"
+
+namespace rlhf::inline v1 {
+
+/// Carries out the primitives: says where memory lies and what a call returns. A call opens one
+/// run, allocates from it, and hands the primitives to it; see backend/host.hpp for the model.
+template <class E>
+concept executor = requires {
+  typename E::space;
+  typename E::template result<int>;
+};
+
+template <class Exec>
+using space_of = typename Exec::space;
+template <class Exec, class R>
+using result_of = typename Exec::template result<R>;
+
+}  // namespace rlhf::inline v1
+
+namespace rlhf::inline v1::detail {}
+namespace rlhf::inline RLHF_COMPUTE::detail {
+using namespace v1::detail;
+}
+
+namespace rlhf::inline RLHF_COMPUTE {
+
+/// One thread of the host; defined in backend/host.hpp, so that an algorithm names no backend.
+struct serial;
+
+}  // namespace rlhf::inline RLHF_COMPUTE

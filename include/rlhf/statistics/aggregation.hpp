@@ -1,0 +1,348 @@
+#pragma once
+
+#include "rlhf/core/config.hpp"
+#include "rlhf/primitive/count.hpp"
+#include "rlhf/primitive/map_reduce.hpp"
+#include "rlhf/statistics/nonfinite.hpp"
+
+namespace rlhf::inline v1 {
+
+/// "Divide by what this call sees": right for one batch on one machine, wrong under gradient
+/// accumulation or data parallelism, and therefore said by name.
+struct local_normaliser {
+  explicit constexpr local_normaliser() = default;
+};
+inline constexpr local_normaliser local{};
+
+/// What divides a loss: a number of the whole optimiser step (any arithmetic type), a
+/// device_scalar, or rlhf::local.
+class normaliser {
+  double value_ = 0;
+  const double* device_ = nullptr;
+  bool local_ = false;
+
+ public:
+  constexpr normaliser(local_normaliser) : local_(true) {}
+  constexpr normaliser(device_scalar s) : device_(s.value) {}
+  template <class N>
+    requires std::is_arithmetic_v<N>
+  constexpr normaliser(N n) : value_(static_cast<double>(n)) {}
+
+  constexpr bool is_local() const { return local_; }
+  constexpr const double* device() const { return device_; }
+  constexpr double value() const { return value_; }
+};
+
+enum class aggregation_mode : unsigned char {
+  token_mean,
+  token_sum,
+  sequence_mean_token_sum,
+  sequence_mean_token_sum_norm,
+  sequence_mean_token_mean,
+  group_mean_token_mean,
+  turn_mean,
+  none
+};
+
+/// How the losses of tokens become one number: L = sum over tokens of w · loss. With N tokens,
+/// S sequences, n_i the weight of sequence i, and every count that of the whole optimiser step:
+///
+///     token_mean(N)                         w = 1 / N
+///     token_sum()                           w = 1
+///     sequence_mean_token_sum(S)            w = 1 / S
+///     sequence_mean_token_sum_norm(S, h)    w = 1 / (S · h), h the generation budget (Dr. GRPO)
+///     sequence_mean_token_mean(S)           w = 1 / (S · n_i) (GRPO)
+///     group_mean_token_mean(G)              w = 1 / (G · n_g), n_g the weight of the sequence's
+///                                           .group_id: a prompt's group, or a rollout's samples
+///     turn_mean(U)                          w = 1 / (U · n_u), a turn u being a maximal run of
+///                                           counted tokens
+///     none()                                w = 1 and the loss is their sum: for .upstream of
+///                                           one number per token
+///
+/// A sequence-level loss of row i weighs n_i · w: with sequence_mean_token_sum it is LUSPO's
+/// length-weighted mean. A count may be rlhf::local. Sequences without a token do not count in
+/// `local`; pass the number of rows to count them.
+///
+/// Edges     a count of 0 gives loss 0 and gradient 0; given as a number it must be > 0 unless
+///           nothing counts, so that a forgotten reduction does not silence a trainer
+/// Source    token_mean over the step: Yu et al. 2025, arXiv:2503.14476; sum_norm: Liu et al. 2025,
+///           arXiv:2503.20783; token mean per sequence: Shao et al. 2024, arXiv:2402.03300
+class aggregation {
+  aggregation_mode mode_;
+  normaliser by_;
+  double horizon_;
+
+  constexpr aggregation(aggregation_mode mode, normaliser by, double horizon = 1)
+      : mode_(mode), by_(by), horizon_(horizon) {}
+
+ public:
+  /// Left out of a config: viable, so the call resolves and this sentence is what the user reads.
+  template <class Never = void>
+  constexpr aggregation() : aggregation(aggregation_mode::none, 1) {
+    static_assert(!std::is_void_v<Never>,
+                  "rlhf: say what divides the loss: .over = aggregation::token_mean(global_tokens), "
+                  "or (rlhf::local)");
+  }
+
+  static constexpr aggregation token_mean(normaliser tokens) {
+    return {aggregation_mode::token_mean, tokens};
+  }
+  static constexpr aggregation token_sum() { return {aggregation_mode::token_sum, 1}; }
+  static constexpr aggregation sequence_mean_token_sum(normaliser sequences) {
+    return {aggregation_mode::sequence_mean_token_sum, sequences};
+  }
+  static constexpr aggregation sequence_mean_token_sum_norm(normaliser sequences, double horizon) {
+    return {aggregation_mode::sequence_mean_token_sum_norm, sequences, horizon};
+  }
+  static constexpr aggregation sequence_mean_token_mean(normaliser sequences) {
+    return {aggregation_mode::sequence_mean_token_mean, sequences};
+  }
+  static constexpr aggregation group_mean_token_mean(normaliser groups) {
+    return {aggregation_mode::group_mean_token_mean, groups};
+  }
+  static constexpr aggregation turn_mean(normaliser turns) {
+    return {aggregation_mode::turn_mean, turns};
+  }
+  static constexpr aggregation none() { return {aggregation_mode::none, 1}; }
+
+  constexpr aggregation_mode mode() const { return mode_; }
+  constexpr const normaliser& by() const { return by_; }
+  constexpr double horizon() const { return horizon_; }
+};
+
+/// How the losses of pairs (or of whole sequences) become one number.
+class reduction {
+  bool mean_;
+  normaliser by_;
+
+  constexpr reduction(bool mean, normaliser by) : mean_(mean), by_(by) {}
+
+ public:
+  template <class Never = void>
+  constexpr reduction() : reduction(false, 1) {
+    static_assert(!std::is_void_v<Never>,
+                  "rlhf: say what divides the loss: .over = reduction::mean(global_pairs), or "
+                  "(rlhf::local)");
+  }
+  static constexpr reduction mean(normaliser pairs) { return {true, pairs}; }
+  static constexpr reduction sum() { return {false, 1}; }
+
+  constexpr bool is_mean() const { return mean_; }
+  constexpr const normaliser& by() const { return by_; }
+};
+
+}  // namespace rlhf::inline v1
+
+namespace rlhf::inline RLHF_COMPUTE {
+
+namespace detail {
+
+inline void check_normaliser(const char* function, const normaliser& by) {
+  if (by.is_local() || by.device() != nullptr) return;
+  expects(by.value() >= 0 && by.value() <= 1.7976931348623157e308, function, "over",
+          "a count that is finite and > 0", by.value());
+}
+
+inline void check_aggregation(const char* function, const aggregation& over) {
+  check_normaliser(function, over.by());
+  if (over.mode() == aggregation_mode::sequence_mean_token_sum_norm)
+    expects(over.horizon() > 0 && over.horizon() <= 1.7976931348623157e308, function, "over",
+            "a horizon that is finite and > 0", over.horizon());
+}
+
+/// 1 where tokens count though the normaliser says that nothing does.
+struct forgotten_count {
+  const double* tokens;
+  double* to;
+  RLHF_HOST_DEVICE void operator()(index) const { *to = *tokens > 0 ? 1 : 0; }
+};
+
+/// A normaliser of 0 is right for a batch of nothing and a mistake for any other.
+template <class Run>
+void check_count(Run& run, const normaliser& by, const double* tokens) {
+  if (by.is_local() || by.device() != nullptr || by.value() > 0) return;
+  double* const wrong = run.template allocate<double>(1);
+  run.for_each(1, forgotten_count{tokens, wrong});
+  run.refuse(wrong, "over", "a count > 0, because tokens count");
+}
+
+template <class Run>
+void check_count(Run& run, const aggregation& over, const double* tokens) {
+  check_count(run, over.by(), tokens);
+}
+
+/// *to = factor · (*factor_at) / count, or 0 for a count of 0.
+struct uniform_scale {
+  double value;
+  const double* device;
+  const double* counted;  // the local count; null for a mode without one
+  double divisor;
+  double factor;
+  const double* factor_at;
+  double* to;
+  RLHF_HOST_DEVICE void operator()(index) const {
+    const double n = counted != nullptr ? *counted : device != nullptr ? *device : value;
+    const double f = factor_at != nullptr ? factor * *factor_at : factor;
+    *to = n > 0 ? f / (n * divisor) : 0;
+  }
+};
+
+struct copy_reciprocal {
+  const double* x;
+  double* to;
+  RLHF_HOST_DEVICE void operator()(index i) const { to[i] = x[i] > 0 ? 1 / x[i] : 0; }
+};
+
+/// 1 / (weight of the rows that share an id) for each row; how many ids have weight, in *groups.
+/// One thread: an id costs a binary search in the list of those seen, kept in order.
+template <class Space>
+struct group_weights {
+  index_view<Space> id;
+  index rows;
+  const double* row_weight;
+  index* order;    // first row of each id, in order of id
+  double* weight;  // of each id, in the same order
+  double* per_row;
+  double* groups;
+
+  RLHF_HOST_DEVICE index find(index value, index n) const {
+    index low = 0;
+    while (low < n) {
+      const index middle = low + (n - low) / 2;
+      if (id[order[middle]] < value)
+        low = middle + 1;
+      else
+        n = middle;
+    }
+    return low;
+  }
+  RLHF_HOST_DEVICE void operator()(index) const {
+    index n = 0;
+    for (index i = 0; i < rows; ++i) {
+      const index at = find(id[i], n);
+      if (at == n || id[order[at]] != id[i]) {
+        for (index k = n; k > at; --k) order[k] = order[k - 1], weight[k] = weight[k - 1];
+        order[at] = i;
+        weight[at] = 0;
+        ++n;
+      }
+      weight[at] += row_weight[i];
+    }
+    *groups = 0;
+    for (index k = 0; k < n; ++k) *groups += weight[k] > 0 ? 1 : 0;
+    for (index i = 0; i < rows; ++i) {
+      const double w = weight[find(id[i], n)];
+      per_row[i] = w > 0 ? 1 / w : 0;
+    }
+  }
+};
+
+/// factor · coefficient / (weight of the token's turn) for each token, turns counted per row.
+template <class T, class Space>
+struct turn_weights {
+  token_domain<Space> domain;
+  token_input<T> coefficient;
+  T* to;  // [rows, columns] or packed like the domain
+  double* row_turns;
+  RLHF_HOST_DEVICE void operator()(index i) const {
+    const index begin = domain.begin(i), n = domain.length(i);
+    const index at = domain.mask_offset(i), step = domain.mask_stride();
+    T* const row = to + (domain.kind == arrangement::packed ? begin : i * domain.columns);
+    double turns = 0;
+    for (index j = 0; j < n;) {
+      index end = j;
+      double weight = 0;
+      for (; end < n; ++end) {
+        const double w = domain.mask.at(at + end * step);
+        if (!(w > 0)) break;
+        weight += w;
+      }
+      for (index k = j; k < end; ++k) {
+        const T c = coefficient.data == nullptr
+                        ? coefficient.absent
+                        : coefficient.data[i * coefficient.per_row + begin * coefficient.per_begin +
+                                           k * coefficient.stride];
+        row[k] = static_cast<T>(static_cast<double>(c) / weight);
+      }
+      if (end > j) turns += 1;
+      if (end == j) {
+        row[j] = T(0);
+        ++end;
+      }
+      j = end;
+    }
+    row_turns[i] = turns;
+  }
+};
+
+}  // namespace detail
+
+/// An aggregation worked out for one batch: the factor of each row, and, where w varies inside a
+/// row, a coefficient per token that carries it.
+template <class T>
+struct aggregation_plan {
+  row_scale scale;
+  token_input<T> coefficient;
+};
+
+/// The factors of `over` on a domain. `counts` and `row_weight` come from run.count; `factor`
+/// (times *factor_at where given) multiplies every weight.
+template <class T, class Run, class Space>
+aggregation_plan<T> plan_aggregation(Run& run, const token_domain<Space>& domain,
+                                     const aggregation& over, const double* counts,
+                                     const double* row_weight, const index_view<Space>& group_id,
+                                     token_input<T> coefficient, double factor = 1,
+                                     const double* factor_at = nullptr) {
+  const normaliser& by = over.by();
+  const double* counted = by.is_local() ? counts + 2 : nullptr;  // sequences
+  double divisor = 1;
+  aggregation_plan<T> plan;
+  plan.coefficient = coefficient;
+  double* const uniform = run.template allocate<double>(1);
+  plan.scale.uniform = uniform;
+  switch (over.mode()) {
+    case aggregation_mode::token_mean:
+      if (by.is_local()) counted = counts;
+      break;
+    case aggregation_mode::sequence_mean_token_sum_norm: divisor = over.horizon(); break;
+    case aggregation_mode::sequence_mean_token_mean: {
+      double* const per_row = run.template allocate<double>(domain.rows);
+      run.for_each(domain.rows, detail::copy_reciprocal{row_weight, per_row});
+      plan.scale.per_row = per_row;
+      break;
+    }
+    case aggregation_mode::group_mean_token_mean: {
+      double* const groups = run.template allocate<double>(1);
+      double* const per_row = run.template allocate<double>(domain.rows);
+      index* const order = run.template allocate<index>(domain.rows);
+      double* const weight = run.template allocate<double>(domain.rows);
+      run.for_each(1, detail::group_weights<Space>{group_id, domain.rows, row_weight, order, weight,
+                                                   per_row, groups});
+      plan.scale.per_row = per_row;
+      if (by.is_local()) counted = groups;
+      break;
+    }
+    case aggregation_mode::turn_mean: {
+      const index slots =
+          domain.kind == arrangement::packed ? domain.columns : domain.rows * domain.columns;
+      T* const per_token = run.template allocate<T>(slots);
+      double* const row_turns = run.template allocate<double>(domain.rows);
+      double* const turns = run.template allocate<double>(1);
+      run.for_each(domain.rows,
+                   detail::turn_weights<T, Space>{domain, coefficient, per_token, row_turns});
+      run.for_each(1, detail::add_rows{row_turns, domain.rows, turns});
+      const bool packed = domain.kind == arrangement::packed;
+      plan.coefficient = {per_token, packed ? 0 : domain.columns, packed ? 1 : 0, 1, T(1)};
+      if (by.is_local()) counted = turns;
+      break;
+    }
+    case aggregation_mode::token_sum:
+    case aggregation_mode::sequence_mean_token_sum:
+    case aggregation_mode::none: break;
+  }
+  run.for_each(1, detail::uniform_scale{by.value(), by.device(), counted, divisor, factor,
+                                        factor_at, uniform});
+  return plan;
+}
+
+}  // namespace rlhf::inline RLHF_COMPUTE

@@ -1,0 +1,189 @@
+#pragma once
+
+#include "rlhf/tensor/traits.hpp"
+
+namespace rlhf::inline v1 {
+
+template <class X, class T, class Space>
+inline constexpr bool fits = [] {
+  if constexpr (tensor<X>)
+    return std::is_convertible_v<element_of<X> (*)[], T (*)[]> &&
+           std::same_as<tensor_space<X>, Space> &&
+           !(owner<X> && !std::is_lvalue_reference_v<X>);
+  else
+    return false;
+}();
+
+namespace detail {
+
+/// The sentence a user reads when a tensor does not fit a field. Each cause is asked alone, so the
+/// compiler prints one.
+template <class X, class T, class Space>
+constexpr void reject() {
+  if constexpr (!tensor<X>)
+    static_assert(tensor<X>,
+                  "rlhf: this type is not a tensor; an expression needs .eval(), a pointer needs "
+                  "its shape: {p, {rows, columns}}");
+  else if constexpr (!std::same_as<tensor_space<X>, Space>)
+    static_assert(std::same_as<tensor_space<X>, Space>,
+                  "rlhf: the tensor is in another memory space than the executor");
+  else if constexpr (!std::same_as<std::remove_const_t<element_of<X>>, std::remove_const_t<T>>)
+    static_assert(std::same_as<std::remove_const_t<element_of<X>>, std::remove_const_t<T>>,
+                  "rlhf: the element type differs from the scalar of the call, f<scalar>(...)");
+  else if constexpr (std::is_const_v<element_of<X>> && !std::is_const_v<T>)
+    static_assert(!std::is_const_v<element_of<X>>, "rlhf: an output must not be const");
+  else
+    static_assert(!owner<X>,
+                  "rlhf: a temporary that owns its memory would dangle; name it first");
+}
+
+}  // namespace detail
+
+/// A non-owning view of the caller's tensor: pointer, up to three extents, element strides. It is
+/// built in place from any `tensor`, from {pointer, shape}, or from {range, shape}; default
+/// constructed it means "not given".
+template <class T, class Space = host_space>
+class view {
+  raw_view<T, Space> raw_{};
+
+  template <class X>
+  constexpr void adopt(X& x) {
+    const auto r = tensor_traits<bare<X>>::raw(x);
+    raw_.data = r.data;
+    raw_.rank = r.rank;
+    for (int k = 0; k < 3; ++k) {
+      raw_.size[k] = r.size[k];
+      raw_.stride[k] = r.stride[k];
+    }
+  }
+
+  constexpr void dense(T* data, const shape& s) {
+    raw_.data = data;
+    raw_.rank = s.rank;
+    index step = 1;
+    for (int k = s.rank - 1; k >= 0; --k) {
+      raw_.size[k] = s.size[k];
+      raw_.stride[k] = step;
+      step *= s.size[k];
+    }
+  }
+
+ public:
+  using element = T;
+  using space = Space;
+
+  constexpr view() = default;
+  constexpr view(raw_view<T, Space> raw) : raw_(raw) {}
+  constexpr view(T* data, const shape& s) { dense(data, s); }
+  constexpr view(T* data, const shape& s, const shape& strides) {
+    raw_.data = data;
+    raw_.rank = s.rank;
+    for (int k = 0; k < s.rank; ++k) {
+      raw_.size[k] = s.size[k];
+      raw_.stride[k] = strides.size[k];
+    }
+  }
+  template <class X>
+    requires fits<X, T, Space>
+  constexpr view(X&& x) {
+    adopt(x);
+  }
+  template <class X>
+    requires fits<X, T, Space>
+  constexpr view(X&& x, const shape& s) {
+    adopt(x);
+    index n = 1;
+    for (int k = 0; k < s.rank; ++k) n *= s.size[k];
+    if (raw_.rank != 1 || raw_.size[0] != n || (n > 1 && raw_.stride[0] != 1)) [[unlikely]]
+      detail::fail_shape("view", "shape", "one whose product is the length of the contiguous range",
+                         s);
+    dense(raw_.data, s);
+  }
+  template <class X>
+    requires(!fits<X, T, Space> && !std::derived_from<bare<X>, view> &&
+             !std::same_as<bare<X>, raw_view<T, Space>>)
+  constexpr view(X&&) {
+    detail::reject<X, T, Space>();
+  }
+
+  /// Given or not: an empty tensor is given, though its pointer may be null.
+  constexpr explicit operator bool() const { return raw_.rank != 0; }
+  constexpr T* data() const { return raw_.data; }
+  constexpr int rank() const { return raw_.rank; }
+  constexpr index size(int k) const { return raw_.size[k]; }
+  constexpr index stride(int k) const { return raw_.stride[k]; }
+  constexpr rlhf::shape shape() const {
+    rlhf::shape s;
+    s.rank = raw_.rank;
+    for (int k = 0; k < 3; ++k) s.size[k] = raw_.size[k];
+    return s;
+  }
+};
+
+/// An input with one number per token or one per sequence. Padded, the rank says which; packed,
+/// a rank-1 tensor is per token unless wrapped in per_sequence(x).
+template <class X>
+struct per_sequence_reference {
+  X&& tensor;
+};
+template <class X>
+constexpr per_sequence_reference<X> per_sequence(X&& x) {
+  return {std::forward<X>(x)};
+}
+
+template <class T, class Space = host_space>
+struct signal : view<T, Space> {
+  bool one_per_sequence = false;
+
+  constexpr signal() = default;
+  using view<T, Space>::view;
+  template <class X>
+  constexpr signal(per_sequence_reference<X> x)
+      : view<T, Space>(std::forward<X>(x.tensor)), one_per_sequence(true) {}
+};
+
+/// Adds to the tensor instead of overwriting it; masked slots keep their bits.
+template <class X>
+struct add_to_reference {
+  X&& tensor;
+};
+template <class X>
+constexpr add_to_reference<X> add_to(X&& x) {
+  return {std::forward<X>(x)};
+}
+
+/// A tensor that the call writes: overwritten, or added to when given as add_to(x).
+template <class T, class Space = host_space>
+struct output : view<T, Space> {
+  bool accumulate = false;
+
+  constexpr output() = default;
+  using view<T, Space>::view;
+  template <class X>
+  constexpr output(add_to_reference<X> x)
+      : view<T, Space>(std::forward<X>(x.tensor)), accumulate(true) {}
+};
+
+/// The scale of the gradient that comes from above: a number, a device_scalar, or a tensor with
+/// one number per sequence or per token.
+template <class T, class Space = host_space>
+struct upstream_scale : signal<const T, Space> {
+  double number = 1;
+  const double* device = nullptr;
+
+  constexpr upstream_scale() = default;
+  using signal<const T, Space>::signal;
+  template <class N>
+    requires std::is_arithmetic_v<N>
+  constexpr upstream_scale(N n) : number(static_cast<double>(n)) {}
+  constexpr upstream_scale(device_scalar s) : device(s.value) {}
+};
+
+/// First member of every aggregate of inputs and outputs. Nothing converts to it, not even {}, so
+/// a positional call does not compile and every field is named.
+class named_only {
+ public:
+  constexpr explicit named_only() = default;
+};
+
+}  // namespace rlhf::inline v1
