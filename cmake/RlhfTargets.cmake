@@ -72,11 +72,19 @@ else()
 endif()
 unset(CMAKE_FIND_PACKAGE_TARGETS_GLOBAL)
 
+# For a project that adds this one as a folder: the components whose dependency was found.
+foreach(component IN LISTS rlhf_components)
+  if(rlhf_has_${component})
+    set_property(DIRECTORY APPEND PROPERTY RLHF_COMPONENTS ${component})
+  endif()
+endforeach()
+
 # `cmake --build . --target all_verify_interface_header_sets` compiles every header alone.
 if(PROJECT_IS_TOP_LEVEL)
   set_target_properties(rlhf PROPERTIES VERIFY_INTERFACE_HEADER_SETS ON)
   foreach(component IN LISTS rlhf_components)
-    if(rlhf_has_${component})
+    # Thrust without CUDA compiles only when its user has chosen another device system.
+    if(rlhf_has_${component} AND (NOT component STREQUAL "thrust" OR TARGET CUDA::cudart))
       set_target_properties(rlhf_${component} PROPERTIES VERIFY_INTERFACE_HEADER_SETS ON)
     endif()
   endforeach()

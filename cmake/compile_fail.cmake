@@ -29,7 +29,8 @@ separate_arguments(flags UNIX_COMMAND "${flags}")
 if(NOT sentences OR NOT text MATCHES "^// expect: ")
   message(FATAL_ERROR "${CASE} must begin with `// expect: the sentence`")
 endif()
-if(COMMON AND text MATCHES "#include [<\"]rlhf/backend/")  # else the lack of a backend may be the point
+# Without a backend the lack of one may be the point of the case.
+if(COMMON AND text MATCHES "#include [<\"]rlhf/backend/")
   list(APPEND flags -include "${COMMON}")
 endif()
 

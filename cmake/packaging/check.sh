@@ -30,7 +30,8 @@ install_and_move() {  # WHERE
 use() {  # BUILD CMAKE-ARGUMENTS...
   where=$1
   shift
-  cmake -S "$consumer" -B "$where" -G Ninja "$@" && cmake --build "$where" && "$where/consumer"
+  cmake -S "$consumer" -B "$where" -G Ninja "$@" && cmake --build "$where" && "$where/consumer" &&
+    "$where/consumer_of_all"
 }
 refuses_clearly() {
   ! cmake -S "$consumer" -B "$folder/without" -G Ninja "-DCMAKE_PREFIX_PATH=$folder/moved" \

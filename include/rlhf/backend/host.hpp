@@ -3,6 +3,8 @@
 #include "rlhf/backend/host/arena.hpp"
 #include "rlhf/backend/host/count.hpp"
 #include "rlhf/backend/host/map_reduce.hpp"
+#include "rlhf/backend/host/reverse_scan.hpp"
+#include "rlhf/backend/host/row_reduce.hpp"
 #include "rlhf/math/pack.hpp"
 
 namespace rlhf::inline RLHF_COMPUTE {
@@ -124,6 +126,97 @@ class host_run {
       const auto t = detail::run_group<V>(kernel, a, i, i + 1, 0, unlimited);
       for (int k = 0; k < K::sums; ++k) to[i * K::sums + k] = t.sum[k];
     });
+  }
+
+  /// See primitive/row_reduce.hpp. Writes the figures in the order of sums_of<K>.
+  template <class K, storage L>
+  void row_reduce(const K& kernel, const row_arguments<L, space>& a, double* sums) {
+    using T = compute_of<L>;
+    using V = math::native_lane<T>;
+    using totals = detail::totals<K>;
+    struct counted_row {
+      bool counted;
+      totals figures;
+    };
+    const index slots = a.domain.kind == arrangement::packed ? a.domain.columns
+                                                             : a.domain.rows * a.domain.columns;
+    const index threads = exec_.concurrency();
+    const index units = threads < slots ? threads : slots;
+    const index tiles = detail::row_tiles(a.classes);
+    T* e = nullptr;
+    double* top = nullptr;
+    if (a.gradient.data != nullptr) {
+      e = allocate<T>(units * tiles * detail::row_tile);
+      top = allocate<double>(units * tiles);
+    }
+    counted_row* const each = threads > 1 ? allocate<counted_row>(slots) : nullptr;
+    if (arena_.dry()) return;
+    detail::binary_tree<totals> all;
+    const auto unit = [&](index u) {
+      detail::row_scratch<T> scratch;
+      if (e != nullptr) scratch = {e + u * tiles * detail::row_tile, top + u * tiles};
+      detail::row_pass<V, L> pass(a.logits.step, a.classes, a.temperature, scratch);
+      for (index k = u; k < slots; k += units) {
+        totals figures;
+        const bool counted = detail::run_row<V>(kernel, a, k, pass, figures);
+        if (each != nullptr)
+          each[k] = {counted, figures};
+        else if (counted)
+          all.push(figures);
+      }
+    };
+    exec_.parallel_for(units, unit);
+    if (each != nullptr)
+      for (index k = 0; k < slots; ++k)
+        if (each[k].counted) all.push(each[k].figures);
+    all.finish().write(sums);
+  }
+
+  /// See primitive/reverse_scan.hpp. Writes the figures in the order of scan_figures<K>.
+  template <class K>
+  void reverse_scan(const K& kernel, scan_arguments<K, space> a, double* figures) {
+    using T = typename K::scalar_type;
+    using scan = detail::row_scan<math::native_lane<T>, K, space>;
+    const index rows = a.domain.rows;
+    const mask_view<space> mask = a.domain.mask;
+    if (mask && (mask.kind() != mask_kind::flag || a.domain.mask_stride() != 1)) {
+      const bool packed = a.domain.kind == arrangement::packed;
+      const index columns = a.domain.columns;
+      auto* const flags = allocate<std::uint8_t>(packed ? columns : rows * columns);
+      for_each(rows, detail::flag_row<space>{a.domain, flags});
+      a.domain.mask = mask_view<space>(flags, packed ? shape(columns) : shape(rows, columns));
+    }
+    const bool shared = exec_.concurrency() > 1;
+    index* const first = shared ? allocate<index>(rows + 1) : nullptr;
+    auto* const partial = shared ? allocate<detail::scan_sums<K::outputs>>(rows) : nullptr;
+    if (arena_.dry()) return;
+    double decay = 0;
+    if constexpr (!detail::has_varying_decay<K>()) decay = kernel.decay;
+    const detail::decay_powers<T> powers(decay);
+    detail::scan_sums<K::outputs> all;
+    if (!shared) {
+      scan rows_of(kernel, a, powers);
+      for (index i = 0; i < rows;) all.add(rows_of.segment(i, i));
+    } else {
+      index segments = 0;
+      index tokens = 0;
+      for_each(rows, detail::row_positions<space>{a.domain, first});
+      for (index i = 0, begin = 0; i < rows; ++i) {
+        tokens += first[i];
+        if (tokens < scan::segment_tokens && i + 1 - begin < scan::segment_rows && i + 1 < rows)
+          continue;
+        first[segments++] = begin;
+        begin = i + 1;
+        tokens = 0;
+      }
+      exec_.parallel_for(segments, [&](index s) {
+        scan rows_of(kernel, a, powers);
+        index end = 0;
+        partial[s] = rows_of.segment(first[s], end);
+      });
+      for (index s = 0; s < segments; ++s) all.add(partial[s]);
+    }
+    all.write(figures);
   }
 
   /// Turns figures in the executor's memory into what the call returns.

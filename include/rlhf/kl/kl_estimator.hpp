@@ -44,6 +44,8 @@ RLHF_HOST_DEVICE kl_terms<V> kl_estimate(const V& delta, const V& ratio, kl_esti
     x = math::clamp(delta, -edge, edge);
     inside = math::select(x == delta, one, zero);
   }
+  // The exponential of k3 stays finite: beyond the bound, value and slope are those at it.
+  if (estimator == kl_estimator::k3) x = (math::max)(x, math::constant<V>(-80));
   V value = x;
   V slope = one;
   switch (estimator) {
@@ -77,7 +79,7 @@ RLHF_HOST_DEVICE kl_terms<V> kl_estimate(const V& delta, const V& ratio, kl_esti
                   : ratio * (value + slope);
       value = ratio * value;
       break;
-    case kl_weighting::straight_through: slope = x * inside; break;
+    case kl_weighting::straight_through: slope = delta; break;
     case kl_weighting::score:
       slope = estimator == kl_estimator::k3 && !(input_clamp > 0) && !(output_clamp > 0)
                   ? x

@@ -6,6 +6,9 @@
 
 /// exp and expm1. All functions below write x = n ln 2 + r with an integer n, take e^r - 1 from a
 /// polynomial in the small r, and scale by 2^n through the exponent's bits.
+///
+/// In this folder a product that is rounded is never a term of a + or -: that sum is written as fma.
+/// Otherwise the compiler may fuse it in a scalar and not in a pack, and their bits would differ.
 
 namespace rlhf::inline RLHF_COMPUTE::math {
 
@@ -114,13 +117,14 @@ RLHF_HOST_DEVICE RLHF_INLINE V exp_second_order_wide(const V& r) {
   }
 }
 
-/// e^x = scale (1 + r + second), with n = 0 and so r = x for |x| < 0.5: there nothing cancels in
-/// e^x - 1 = r + second, nor in e^x - 1 - x = second.
+/// e^x = scale (1 + first), first = r + second, with n = 0 and so r = x for |x| < 0.5: there nothing
+/// cancels in e^x - 1 = first, nor in e^x - 1 - x = second.
 template <lane V>
 struct exp_parts {
   V scale;   // 2^(n + shift)
   V r;       // |r| <= 0.5
-  V second;  // e^r - 1 - r, relative error about 1 ULP
+  V first;   // e^r - 1
+  V second;  // e^r - 1 - r
 };
 
 /// Needs |x| small enough for a normal scale; a NaN comes out in r and second.
@@ -130,7 +134,9 @@ RLHF_HOST_DEVICE RLHF_INLINE exp_parts<V> wide_exp_parts(const V& x, int shift) 
   const V outer = select(abs(x) < constant<V>(0.5), constant<V>(0), x);
   const exponent_of_e<V> e = nearest_exponent(outer, format<T>::bias + shift);
   const V r = reduce_by_ln2(x, e.n);
-  return {power_of_two<V>(e.word), r, (r * r) * exp_second_order_wide(r)};
+  const V square = r * r;
+  const V q = exp_second_order_wide(r);
+  return {power_of_two<V>(e.word), r, fma(square, q, r), square * q};
 }
 
 /// A value in two parts, high + low, |low| <= half an ULP of high.
@@ -198,7 +204,7 @@ RLHF_HOST_DEVICE RLHF_INLINE V exp_bounded(const V& x) {
 ///
 /// Edges     expm1(±0) = ±0; expm1(-inf) = -1; expm1(+inf) = +inf; NaN gives NaN; x itself for
 ///           denormal x
-/// Numerics  <= 1.3 ULP in float and double
+/// Numerics  <= 1.4 ULP in float, 1.2 in double
 template <lane V>
 RLHF_HOST_DEVICE RLHF_INLINE V expm1(const V& x) {
   if constexpr (requires { lane_traits<V>::expm1(x); }) {
@@ -209,7 +215,7 @@ RLHF_HOST_DEVICE RLHF_INLINE V expm1(const V& x) {
     const V y = clamp(x, constant<V>(K::vanished), constant<V>(K::highest));
     // Half of the result: 2^n alone would overflow before e^x does.
     const detail::exp_parts<V> e = detail::wide_exp_parts(y, -1);
-    const V half = fma(e.scale, e.r + e.second, e.scale - constant<V>(0.5));
+    const V half = fma(e.scale, e.first, e.scale - constant<V>(0.5));
     const T unit = T(1) / static_cast<T>(std::uint64_t{2} << detail::format<T>::mantissa_bits);
     return select(abs(x) < constant<V>(unit), x, half + half);
   }

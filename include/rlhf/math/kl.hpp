@@ -59,7 +59,7 @@ RLHF_HOST_DEVICE RLHF_INLINE ratio_terms_of<V> ratio_terms(const V& d) {
   } else {
     const V one = constant<V>(1);
     const detail::exp_parts<V> e = detail::wide_exp_parts(d, 0);
-    const V ratio = e.scale * (one + (e.r + e.second));
+    const V ratio = e.scale * (one + e.first);
     const V line = (e.scale - one) - d;
     return {ratio, fma(e.scale, e.second, fma(e.scale, e.r, line))};
   }

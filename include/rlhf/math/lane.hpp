@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "rlhf/core/config.hpp"
@@ -90,6 +91,8 @@ template <class V>
 RLHF_HOST_DEVICE RLHF_INLINE void keep_rounding(V& x) {
   if constexpr (requires { x.native; }) {
     x.native = opaque(x.native);
+  } else if constexpr (requires { x.value; }) {
+    x.value = opaque(x.value);
   } else {
     x = opaque(x);
   }
@@ -292,7 +295,7 @@ RLHF_HOST_DEVICE RLHF_INLINE scalar_of<V> first(const V& x) {
 /// beyond p[count - 1] is read.
 template <lane V>
 RLHF_HOST_DEVICE RLHF_INLINE V load_first(const scalar_of<V>* p, int count, scalar_of<V> rest) {
-  scalar_of<V> row[width<V>];
+  scalar_of<V> row[static_cast<std::size_t>(width<V>)];
   for (int i = 0; i < width<V>; ++i) row[i] = i < count ? p[i] : rest;
   return load<V>(row);
 }
@@ -300,7 +303,7 @@ RLHF_HOST_DEVICE RLHF_INLINE V load_first(const scalar_of<V>* p, int count, scal
 /// Writes the first `count` elements of x to p, 0 <= count <= width<V>, and nothing else.
 template <lane V>
 RLHF_HOST_DEVICE RLHF_INLINE void store_first(scalar_of<V>* p, const V& x, int count) {
-  scalar_of<V> row[width<V>];
+  scalar_of<V> row[static_cast<std::size_t>(width<V>)];
   store<V>(row, x);
   for (int i = 0; i < width<V>; ++i) {
     if (i < count) p[i] = row[i];

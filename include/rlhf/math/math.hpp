@@ -9,3 +9,4 @@
 #include "rlhf/math/log.hpp"
 #include "rlhf/math/pack.hpp"
 #include "rlhf/math/sigmoid.hpp"
+#include "rlhf/math/single.hpp"

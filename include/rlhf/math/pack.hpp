@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "rlhf/math/lane.hpp"
+#include "rlhf/math/single.hpp"
 
 /// Packs: as many floats or doubles as one register holds, as a lane. Written with the vector types
 /// of g++ and clang; compiler intrinsics only where those make poor code, and never a header of them.
@@ -427,7 +428,7 @@ namespace rlhf::inline RLHF_COMPUTE::math {
 
 /// The lane a loop over arrays of T runs fastest with: a pack where there are packs.
 template <class T>
-using native_lane = T;
+using native_lane = scalar_lane<T>;
 
 }  // namespace rlhf::inline RLHF_COMPUTE::math
 

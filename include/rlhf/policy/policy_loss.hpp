@@ -74,8 +74,8 @@ struct entropy_term {
 struct policy_result {
   double loss = 0;         ///< the scalar whose gradient d_log_prob holds
   double policy_loss = 0;  ///< its policy term alone
-  metric kl;               ///< the chosen estimator against ref_log_prob, nats per token
-  metric entropy;          ///< of the input `entropy`, nats per token
+  metric kl;               ///< the KL term's estimator, nats per token; 0 without a KL term
+  metric entropy;          ///< of the input `entropy`, nats per token; 0 where not given
   metric clip_fraction;    ///< share of counted tokens whose clip decides
   metric clip_fraction_low;
   metric clip_fraction_high;
@@ -316,10 +316,11 @@ struct policy_kernel {
     r.sequences = figures[2];
     r.policy_loss = sum[0];
     r.loss = sum[0];
+    r.kl.count = r.entropy.count = r.tokens;
     if constexpr (Full) {
       r.loss += sum[1] - sum[2];
-      r.kl = {m[kl], r.tokens};
-      r.entropy = {m[entropy], r.tokens};
+      r.kl.sum = m[kl];
+      r.entropy.sum = m[entropy];
     }
     r.clip_fraction_low = {m[low], r.tokens};
     r.clip_fraction_high = {m[high], r.tokens};
@@ -397,14 +398,16 @@ struct bound_policy {
   bool full = false;
 };
 
+/// `from_logits`: log_prob and entropy are no tensors of the batch; the caller's kernel has them.
 template <class Term, scalar T, class Space>
-bound_policy<T, Space> bind_policy(const char* function, const policy_batch<T, Space>& batch,
+bound_policy<T, Space> bind_policy(token_binder<Space>& bind, const policy_batch<T, Space>& batch,
                                    const policy_output<T, Space>& output,
-                                   const policy_config& config, bool sequence_level) {
-  token_binder<Space> bind(function, "log_prob", batch.log_prob, batch.layout, batch.mask);
+                                   const policy_config& config, bool sequence_level,
+                                   bool from_logits = false) {
+  const char* const function = bind.function();
   bound_policy<T, Space> p;
   p.domain = bind.domain();
-  p.log_prob = bind.token("log_prob", batch.log_prob);
+  if (!from_logits) p.log_prob = bind.token("log_prob", batch.log_prob);
   p.old_log_prob = !batch.old_log_prob && !needs_old<Term>()
                        ? p.log_prob
                        : bind.token("old_log_prob", batch.old_log_prob);
@@ -419,8 +422,9 @@ bound_policy<T, Space> bind_policy(const char* function, const policy_batch<T, S
     p.ref = bind.token("ref_log_prob", batch.ref_log_prob);
   else
     bind.unused("ref_log_prob", bool(batch.ref_log_prob));
-  p.entropy = config.entropy.coefficient.given() ? bind.token("entropy", batch.entropy)
-                                                 : bind.token("entropy", batch.entropy, T(0));
+  p.entropy = config.entropy.coefficient.given() && !from_logits
+                  ? bind.token("entropy", batch.entropy)
+                  : bind.token("entropy", batch.entropy, T(0));
   const signal<const T, Space>& upstream = output.upstream;
   p.above = bind.either("upstream", upstream, T(1));
   p.d_log_prob = bind.written("d_log_prob", output.d_log_prob);
@@ -457,6 +461,14 @@ bound_policy<T, Space> bind_policy(const char* function, const policy_batch<T, S
   p.full = p.with_kl || batch.entropy || batch.coefficient || output.upstream ||
            output.token_loss || output.ratio || turns;
   return p;
+}
+
+template <class Term, scalar T, class Space>
+bound_policy<T, Space> bind_policy(const char* function, const policy_batch<T, Space>& batch,
+                                   const policy_output<T, Space>& output,
+                                   const policy_config& config, bool sequence_level) {
+  token_binder<Space> bind(function, "log_prob", batch.log_prob, batch.layout, batch.mask);
+  return bind_policy<Term>(bind, batch, output, config, sequence_level);
 }
 
 /// Fills what every level of ratio shares: inputs, outputs and the factors of each term.

@@ -20,9 +20,10 @@ struct token_domain {
   }
   RLHF_HOST_DEVICE constexpr index length(index i) const {
     if (kind == arrangement::padded) return columns;
-    if (kind == arrangement::lengths) return within(indices[i]);
-    const index n = within(indices[i + 1]) - within(indices[i]);
-    return n > 0 ? n : 0;
+    const index first = kind == arrangement::lengths ? 0 : indices[i];
+    const index last = kind == arrangement::lengths ? indices[i] : indices[i + 1];
+    // On a stream the host cannot read the indices: what would leave the buffer is an empty row.
+    return first >= 0 && last >= first && last <= columns ? last - first : 0;
   }
   /// Slots the row owns in memory: what lies beyond its length is padding.
   RLHF_HOST_DEVICE constexpr index slots(index i) const {
@@ -44,7 +45,6 @@ struct token_domain {
   }
 
  private:
-  /// On a stream the host cannot read the indices; a bad one must not leave the buffer.
   RLHF_HOST_DEVICE constexpr index within(index n) const {
     return n < 0 ? 0 : n > columns ? columns : n;
   }
@@ -182,6 +182,11 @@ class token_binder {
 
   const token_domain<Space>& domain() const { return domain_; }
   const char* function() const { return function_; }
+
+  /// Memory of a tensor that is bound elsewhere; what is written must not overlap it.
+  void occupy(const char* name, detail::byte_range bytes, bool is_written) {
+    note(name, bytes, is_written);
+  }
 
   /// An input with one number per token.
   template <class T>

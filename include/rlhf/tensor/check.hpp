@@ -28,8 +28,10 @@ void check_distinct(const char* function, const char* argument, const view<T, Sp
   index reach[3] = {0, 0, 0};
   index step[3] = {0, 0, 0};
   int n = 0;
+  for (int k = 0; k < v.rank(); ++k)
+    if (v.size(k) == 0) return;
   for (int k = 0; k < v.rank(); ++k) {
-    if (v.size(k) <= 1) continue;
+    if (v.size(k) == 1) continue;
     const index s = v.stride(k) < 0 ? -v.stride(k) : v.stride(k);
     int at = n++;
     for (; at > 0 && step[at - 1] > s; --at) step[at] = step[at - 1], reach[at] = reach[at - 1];

@@ -28,6 +28,9 @@ class index_view {
   constexpr index_view(const I* data, const shape& s)
       : data_(data), rank_(s.rank), wide_(sizeof(I) == 8), size_{s.size[0], s.size[1]},
         stride_{s.rank == 2 ? s.size[1] : 1, s.rank == 2 ? index{1} : index{0}} {}
+  template <class P>
+    requires points_to<P, const typename pointer_traits<P>::element, Space>
+  constexpr index_view(const P& data, const shape& s) : index_view(pointer_traits<P>::raw(data), s) {}
   template <tensor X>
     requires(fits_index<std::remove_const_t<element_of<X>>> && std::same_as<tensor_space<X>, Space>)
   constexpr index_view(X&& x) {
@@ -119,6 +122,9 @@ class mask_view {
   constexpr mask_view(const E* data, const shape& s)
       : data_(data), kind_(kind_of<E>()), rank_(s.rank), size_{s.size[0], s.size[1]},
         stride_{s.rank == 2 ? s.size[1] : 1, s.rank == 2 ? index{1} : index{0}} {}
+  template <class P>
+    requires points_to<P, const typename pointer_traits<P>::element, Space>
+  constexpr mask_view(const P& data, const shape& s) : mask_view(pointer_traits<P>::raw(data), s) {}
   template <tensor X>
     requires(!std::derived_from<bare<X>, mask_view>)
   constexpr mask_view(X&& x) {

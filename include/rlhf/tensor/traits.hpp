@@ -36,6 +36,18 @@ using tensor_space = typename raw_of<X>::space;
 template <class X>
 concept owner = tensor_traits<bare<X>>::owns;
 
+/// Says how a library's own pointer type becomes a plain one; a shape follows it. A specialisation
+/// has element, space and static element* raw(const P&).
+template <class P>
+struct pointer_traits;
+
+template <class P, class T, class Space>
+concept points_to = requires(const P& p) {
+  pointer_traits<P>::raw(p);
+  requires std::same_as<typename pointer_traits<P>::space, Space>;
+  requires std::is_convertible_v<typename pointer_traits<P>::element (*)[], T (*)[]>;
+};
+
 namespace detail {
 
 /// A contiguous range that is no array: std::vector, std::span, std::array and their like, found

@@ -83,6 +83,11 @@ class view {
       raw_.stride[k] = strides.size[k];
     }
   }
+  template <class P>
+    requires points_to<P, T, Space>
+  constexpr view(const P& data, const shape& s) {
+    dense(pointer_traits<P>::raw(data), s);
+  }
   template <class X>
     requires fits<X, T, Space>
   constexpr view(X&& x) {
@@ -101,13 +106,14 @@ class view {
   }
   template <class X>
     requires(!fits<X, T, Space> && !std::derived_from<bare<X>, view> &&
-             !std::same_as<bare<X>, raw_view<T, Space>>)
+             !std::same_as<bare<X>, raw_view<T, Space>> && !std::is_arithmetic_v<bare<X>>)
   constexpr view(X&&) {
     detail::reject<X, T, Space>();
   }
 
   /// Given or not: an empty tensor is given, though its pointer may be null.
   constexpr explicit operator bool() const { return raw_.rank != 0; }
+  constexpr const raw_view<T, Space>& raw() const { return raw_; }
   constexpr T* data() const { return raw_.data; }
   constexpr int rank() const { return raw_.rank; }
   constexpr index size(int k) const { return raw_.size[k]; }
@@ -118,6 +124,13 @@ class view {
     for (int k = 0; k < 3; ++k) s.size[k] = raw_.size[k];
     return s;
   }
+};
+
+/// A view is a tensor itself, so it may be given to any field.
+template <class T, class Space>
+struct tensor_traits<view<T, Space>> {
+  static constexpr bool owns = false;
+  static constexpr raw_view<T, Space> raw(const view<T, Space>& v) { return v.raw(); }
 };
 
 /// An input with one number per token or one per sequence. Padded, the rank says which; packed,
@@ -136,6 +149,7 @@ struct signal : view<T, Space> {
   bool one_per_sequence = false;
 
   constexpr signal() = default;
+  constexpr signal(const view<T, Space>& v) : view<T, Space>(v) {}
   using view<T, Space>::view;
   template <class X>
   constexpr signal(per_sequence_reference<X> x)
@@ -158,6 +172,7 @@ struct output : view<T, Space> {
   bool accumulate = false;
 
   constexpr output() = default;
+  constexpr output(const view<T, Space>& v) : view<T, Space>(v) {}
   using view<T, Space>::view;
   template <class X>
   constexpr output(add_to_reference<X> x)
@@ -172,6 +187,8 @@ struct upstream_scale : signal<const T, Space> {
   const double* device = nullptr;
 
   constexpr upstream_scale() = default;
+  constexpr upstream_scale(const view<const T, Space>& v) : signal<const T, Space>(v) {}
+  constexpr upstream_scale(const signal<const T, Space>& v) : signal<const T, Space>(v) {}
   using signal<const T, Space>::signal;
   template <class N>
     requires std::is_arithmetic_v<N>

@@ -1,0 +1,214 @@
+#pragma once
+
+#include "rlhf/backend/thrust/memory.hpp"
+#include "rlhf/backend/thrust/token_pass.hpp"
+#include "rlhf/primitive/executor.hpp"
+
+namespace rlhf::inline RLHF_COMPUTE {
+
+namespace detail {
+
+/// Brings the figures of a call and the counts of its refusals together.
+struct gather_result {
+  const double* figures;
+  index count;
+  const double* refused[most_refusals];
+  double* to;
+  RLHF_HOST_DEVICE void operator()(index i) const {
+    to[i] = i < count ? figures[i] : *refused[i - count];
+  }
+};
+
+}  // namespace detail
+
+/// One call on a device: every primitive enqueues, nothing waits, nothing is read by the host. The
+/// executor's machine has
+///
+///     launch(n, f)         f(i) for each i in [0, n), in any order
+///     launch_lanes(n, f)   f.store(i, tree over l of f.lane(i, l)), l in [0, 16)
+///
+/// and runs what it is given in order.
+template <class Exec>
+class device_run {
+  const Exec& exec_;
+  detail::device_arena arena_;
+
+  struct refusal {
+    const double* count;
+    const char* argument;
+    const char* expected;
+  };
+  refusal refusal_[detail::most_refusals];
+  int refusals_ = 0;
+
+  struct seen_domain {
+    const void* indices;
+    const void* mask;
+  };
+  seen_domain seen_[8];
+  int seen_count_ = 0;
+
+ public:
+  using space = typename Exec::space;
+
+  device_run(const Exec& exec, const char* function)
+      : exec_(exec), arena_(function, exec.scratch(), exec.scratch_bytes(), Exec::dry) {}
+  device_run(const device_run&) = delete;
+  device_run& operator=(const device_run&) = delete;
+  ~device_run() {
+    if constexpr (Exec::dry) exec_.note(arena_.most());
+  }
+
+  const char* function() const { return arena_.function(); }
+
+  template <class X>
+  X* allocate(index n) {
+    return arena_.template allocate<X>(n);
+  }
+
+  template <class F>
+  void for_each(index n, const F& f) {
+    if (arena_.dry() || n <= 0) return;
+    exec_.launch(n, f);
+  }
+
+  void count(const token_domain<space>& domain, double* counts, double* row_weight = nullptr) {
+    examine(domain);
+    const auto mark = arena_.mark();
+    auto* const rows = allocate<double>(3 * domain.rows);
+    lanes(domain.rows, detail::count_lanes<space>{domain, rows, nullptr});
+    if (row_weight != nullptr) for_each(domain.rows, detail::copy_row_weight{rows, row_weight});
+    if (domain.mask.kind() == mask_kind::none || domain.mask.kind() == mask_kind::flag)
+      fold_to(detail::figure_row{token_counts::size, 0}, rows, domain.rows, counts);
+    else
+      for_each(token_counts::size, detail::add_counts{rows, domain.rows, counts});
+    arena_.release(mark);
+  }
+
+  /// A requirement that only the data can break: pending::get() throws if *count is not 0 then.
+  void refuse(const double* count, const char* argument, const char* expected) {
+    if (arena_.dry()) return;
+    if (refusals_ == detail::most_refusals) [[unlikely]]
+      detail::fail(function(), "run", "at most 16 requirements on data");
+    refusal_[refusals_++] = {count, argument, expected};
+  }
+
+  template <class K>
+  void map_reduce(const K& kernel, const token_arguments<K, space>& a, double* sums) {
+    constexpr detail::figure_row row{K::sums + 1, K::ranges};
+    examine(a.domain);
+    const auto mark = arena_.mark();
+    const auto map = pass(kernel, a, rows_per_group);
+    auto* const groups = allocate<double>(map.first.groups * row.size());
+    for_each(map.first.groups * row.size(),
+             detail::gather_groups<space>{map.first, row.size(), row.size(), map.partial, groups});
+    fold_to(row, groups, map.first.groups, sums);
+    arena_.release(mark);
+  }
+
+  template <class K>
+  void map_reduce_rows(const K& kernel, const token_arguments<K, space>& a, double* to) {
+    constexpr int size = K::sums + 1 + 2 * K::ranges;
+    examine(a.domain);
+    const auto mark = arena_.mark();
+    const auto map = pass(kernel, a, 1);
+    for_each(a.domain.rows * K::sums,
+             detail::gather_groups<space>{map.first, size, K::sums, map.partial, to});
+    arena_.release(mark);
+  }
+
+  template <class R>
+  result_of<Exec, R> finish(const double* figures, R (*read)(const double*)) {
+    if constexpr (!Exec::dry) {
+      const index count = arena_.doubles_from(figures);
+      if (count < 1 || count > detail::most_figures) [[unlikely]]
+        detail::fail(function(), "run", "1 to 256 figures, allocated first", count);
+      double* const to = exec_.take_result();
+      detail::gather_result gather{figures, count, {}, to};
+      result_of<Exec, R> r(exec_.handle(), function(), to, count, read);
+      for (int k = 0; k < refusals_; ++k) {
+        gather.refused[k] = refusal_[k].count;
+        r.add_refusal(refusal_[k].argument, refusal_[k].expected);
+      }
+      exec_.launch(count + refusals_, gather);
+      return r;
+    }
+  }
+
+ private:
+  template <class F>
+  void lanes(index n, const F& f) {
+    if (arena_.dry() || n <= 0) return;
+    exec_.launch_lanes(n, f);
+  }
+
+  /// Lengths, offsets and weights lie where the host cannot read them: counts what is wrong, once
+  /// for each domain of the call. What is wrong is a row of length 0 to every primitive.
+  void examine(const token_domain<space>& domain) {
+    const bool weighted = domain.mask.kind() == mask_kind::weight32 ||
+                          domain.mask.kind() == mask_kind::weight64;
+    const bool given = weighted && !arena_.holds(domain.mask.data());
+    if (domain.kind == arrangement::padded && !given) return;
+    const seen_domain now{domain.indices.data(), given ? domain.mask.data() : nullptr};
+    for (int k = 0; k < seen_count_; ++k)
+      if (seen_[k].indices == now.indices && (seen_[k].mask == now.mask || !given)) return;
+    if (seen_count_ < 8) seen_[seen_count_++] = now;
+    auto* const bad = allocate<double>(2);
+    const auto mark = arena_.mark();
+    const index n = domain.rows > 0 ? domain.rows : 1;
+    auto* const rows = allocate<double>(2 * n);
+    lanes(n, detail::examine_lanes<space>{domain, rows});
+    fold_to(detail::figure_row{2, 0}, rows, n, bad);
+    arena_.release(mark);
+    if (domain.kind == arrangement::lengths)
+      refuse(bad, "layout: lengths", "0 <= length <= columns");
+    if (domain.kind == arrangement::packed)
+      refuse(bad, "layout: packed(cu_seqlens)",
+             "offsets that begin with 0, do not decrease and end with the number of tokens");
+    if (given) refuse(bad + 1, "mask", "weights that are finite and >= 0");
+  }
+
+  /// The tree over n rows of figures, in rounds of 64, into `to`.
+  void fold_to(const detail::figure_row& row, const double* x, index n, double* to) {
+    const auto mark = arena_.mark();
+    while (n > detail::fold_width) {
+      const index blocks = (n + detail::fold_width - 1) / detail::fold_width;
+      auto* const y = allocate<double>(blocks * row.size());
+      for_each(blocks * row.size(), detail::fold_rows{row, x, n, y});
+      x = y;
+      n = blocks;
+    }
+    for_each(row.size(), detail::fold_rows{row, x, n, to});
+    arena_.release(mark);
+  }
+
+  struct passed {
+    detail::flush_map<space> first;
+    const double* partial;
+  };
+
+  /// Runs the kernel over the tokens; the figures of group g end in its first slot.
+  template <class K>
+  passed pass(const K& kernel, const token_arguments<K, space>& a, index group_rows) {
+    constexpr detail::figure_row row{K::sums + 1, K::ranges};
+    auto map = detail::flush_map<space>::over(a.domain, group_rows);
+    auto* const length = allocate<index>(a.domain.rows);
+    auto* const before = allocate<index>(a.domain.rows);
+    auto* const partial = allocate<double>(map.slots * row.size());
+    map.length = length;
+    map.before = before;
+    lanes(a.domain.rows, detail::count_lanes<space>{a.domain, nullptr, length});
+    for_each(a.domain.rows, detail::steps_before<space>{map, before});
+    if (map.groups > 0) {
+      lanes(map.slots, detail::token_pass<K, space>{kernel, a, map, partial});
+      index stride = 1;
+      for (index n = map.longest(); n > 1; n = (n + detail::fold_width - 1) / detail::fold_width) {
+        for_each(map.slots * row.size(), detail::fold_flushes<space>{map, row, partial, stride});
+        stride *= detail::fold_width;
+      }
+    }
+    return {map, partial};
+  }
+};
+
+}  // namespace rlhf::inline RLHF_COMPUTE

@@ -1,0 +1,162 @@
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <stdexcept>
+
+#include "rlhf/backend/thrust/device_run.hpp"
+#include "rlhf/backend/thrust/pending.hpp"
+
+namespace rlhf::inline v1 {
+
+/// A failure of the CUDA runtime, thrown by the host call that saw it.
+class cuda_error : public std::runtime_error {
+  cudaError_t code_;
+
+ public:
+  cuda_error(cudaError_t code, const char* message) : std::runtime_error(message), code_(code) {}
+  cudaError_t code() const { return code_; }
+};
+
+namespace detail {
+
+inline void check_cuda(cudaError_t code, const char* doing) {
+  if (code == cudaSuccess) [[likely]]
+    return;
+  sentence s;
+  s.add("CUDA: ").add(doing).add(": ").add(cudaGetErrorString(code));
+#if defined(__cpp_exceptions) || defined(_CPPUNWIND)
+  throw cuda_error(code, s.c_str());
+#else
+  report(s.c_str());
+#endif
+}
+
+struct cuda_machine {
+  cudaStream_t stream;
+  void fetch(double* to, const double* from, index n) const {
+    check_cuda(cudaMemcpyAsync(to, from, static_cast<std::size_t>(n) * sizeof(double),
+                               cudaMemcpyDeviceToHost, stream),
+               "copying a result");
+    check_cuda(cudaStreamSynchronize(stream), "waiting for a result");
+  }
+};
+
+}  // namespace detail
+
+namespace cuda {
+
+/// What a call on a stream returns; see rlhf::pending.
+template <class R>
+using pending = rlhf::pending<R, detail::cuda_machine>;
+
+}  // namespace cuda
+
+}  // namespace rlhf::inline v1
+
+#if defined(__CUDACC__)
+
+namespace rlhf::inline RLHF_COMPUTE {
+
+namespace detail {
+
+inline constexpr unsigned threads_per_block = 256;
+
+template <class F>
+__global__ void __launch_bounds__(threads_per_block) run_each(index n, F f) {
+  const index stride = static_cast<index>(gridDim.x) * threads_per_block;
+  for (index i = static_cast<index>(blockIdx.x) * threads_per_block + threadIdx.x; i < n;
+       i += stride)
+    f(i);
+}
+
+/// Half a warp for each i. Both halves may be at different i, so each names its own threads.
+template <class F>
+__global__ void __launch_bounds__(threads_per_block) run_lanes(index n, F f) {
+  constexpr int width = static_cast<int>(virtual_lanes);
+  const unsigned half = 0xffffu << (threadIdx.x & 16u);
+  const int l = static_cast<int>(threadIdx.x % width);
+  const index stride = static_cast<index>(gridDim.x) * (threads_per_block / width);
+  for (index i = static_cast<index>(blockIdx.x) * (threads_per_block / width) + threadIdx.x / width;
+       i < n; i += stride) {
+    auto r = f.lane(i, l);
+    using figures = decltype(r);
+    for (int d = width / 2; d > 0; d /= 2) {
+      for (int k = 0; k < figures::sums; ++k) r.sum[k] += __shfl_down_sync(half, r.sum[k], d, width);
+      for (int k = 0; k < figures::ranges; ++k) {
+        r.low[k] = lower(r.low[k], __shfl_down_sync(half, r.low[k], d, width));
+        r.high[k] = higher(r.high[k], __shfl_down_sync(half, r.high[k], d, width));
+      }
+    }
+    if (l == 0) f.store(i, r);
+  }
+}
+
+/// Blocks for n threads; a kernel walks on where there are more than fit one grid.
+constexpr unsigned blocks_for(index n, index threads_each) {
+  const index most = 1 << 20;
+  const index per_block = threads_per_block / threads_each;
+  const index blocks = (n + per_block - 1) / per_block;
+  return static_cast<unsigned>(blocks < 1 ? 1 : blocks < most ? blocks : most);
+}
+static_assert(blocks_for(1, 1) == 1 && blocks_for(256, 1) == 1 && blocks_for(257, 1) == 2);
+static_assert(blocks_for(17, 16) == 2 && blocks_for(index{1} << 40, 1) == 1u << 20);
+
+template <class F>
+void enqueue(void (*kernel)(index, F), index n, const F& f, index threads_each,
+             cudaStream_t stream) {
+  index count = n;
+  F functor = f;
+  void* arguments[] = {&count, &functor};
+  check_cuda(cudaLaunchKernel(reinterpret_cast<const void*>(kernel),
+                              dim3(blocks_for(n, threads_each)), dim3(threads_per_block), arguments,
+                              0, stream),
+             "launching a kernel");
+}
+
+}  // namespace detail
+
+namespace cuda {
+
+/// A CUDA stream. A call checks shapes on the host, enqueues its kernels and returns a
+/// cuda::pending: it waits for nothing, allocates nothing and reads nothing back, so it can be
+/// captured in a graph. Normaliser, coefficient and upstream may be device_scalars.
+///
+///     const std::size_t bytes = rlhf::device_workspace_bytes(
+///         [&](const auto& exec) { return dpo_loss<float>({...}, {...}, {...}, exec); });
+///     rlhf::cuda::stream on{stream, workspace, bytes};   // workspace: device memory of the caller
+///     auto call = dpo_loss<float>({...}, {...}, {...}, on);
+///     const dpo_result r = call.get();                   // waits
+///     on.reset();                                        // frees the memory of results
+///
+/// It serves one thread at a time, and the workspace one stream. Sums have the order of the host.
+class stream : public detail::device_workspace {
+  cudaStream_t stream_;
+
+ public:
+  using space = device_space;
+  using machine = detail::cuda_machine;
+  template <class R>
+  using result = pending<R>;
+  static constexpr bool dry = false;
+
+  stream(cudaStream_t stream, void* workspace, std::size_t bytes)
+      : device_workspace(workspace, bytes), stream_(stream) {}
+
+  device_run<stream> begin(const char* function) const { return {*this, function}; }
+  machine handle() const { return {stream_}; }
+  template <class F>
+  void launch(index n, const F& f) const {
+    detail::enqueue(&detail::run_each<F>, n, f, 1, stream_);
+  }
+  template <class F>
+  void launch_lanes(index n, const F& f) const {
+    detail::enqueue(&detail::run_lanes<F>, n, f, virtual_lanes, stream_);
+  }
+};
+
+}  // namespace cuda
+
+}  // namespace rlhf::inline RLHF_COMPUTE
+
+#endif

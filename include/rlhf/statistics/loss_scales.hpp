@@ -1,0 +1,69 @@
+#pragma once
+
+#include "rlhf/statistics/aggregation.hpp"
+
+namespace rlhf::inline RLHF_COMPUTE {
+
+namespace detail {
+
+/// *to = *from · factor (· *factor_at).
+struct scale_by {
+  const double* from;
+  double factor;
+  const double* factor_at;
+  double* to;
+  RLHF_HOST_DEVICE void operator()(index) const {
+    *to = *from * (factor_at != nullptr ? factor * *factor_at : factor);
+  }
+};
+
+}  // namespace detail
+
+/// The factors of a loss of one term: of its value, and, with the upstream number, of its gradient.
+/// An upstream tensor is an input of the kernel.
+template <class T>
+struct loss_scales {
+  aggregation_plan<T> value;
+  row_scale gradient;
+};
+
+template <class T, class Run, class Space>
+loss_scales<T> plan_loss(Run& run, const token_domain<Space>& domain, const aggregation& over,
+                         const double* counts, const double* row_weight,
+                         const index_view<Space>& group_id,
+                         const upstream_scale<T, Space>& upstream) {
+  token_input<T> one;
+  one.absent = T(1);
+  loss_scales<T> s;
+  s.value = plan_aggregation<T>(run, domain, over, counts, row_weight, group_id, one);
+  double* const gradient = run.template allocate<double>(1);
+  const bool number = !upstream && upstream.device == nullptr;
+  run.for_each(1, detail::scale_by{s.value.scale.uniform, number ? upstream.number : 1,
+                                   upstream.device, gradient});
+  s.gradient = {gradient, s.value.scale.per_row};
+  return s;
+}
+
+/// The checks of an aggregation and of the group ids that go with it.
+template <class Space>
+void check_over(const token_binder<Space>& bind, const aggregation& over,
+                const index_view<Space>& group_id) {
+  detail::check_aggregation(bind.function(), over);
+  if (over.mode() == aggregation_mode::group_mean_token_mean)
+    bind.row_ids("group_id", group_id);
+  else
+    bind.unused("group_id", bool(group_id));
+}
+
+namespace detail {
+
+/// *to += *from: tokens that a screen has dropped are counted like those the kernel sees.
+struct add_dropped {
+  const double* from;
+  double* to;
+  RLHF_HOST_DEVICE void operator()(index) const { *to += *from; }
+};
+
+}  // namespace detail
+
+}  // namespace rlhf::inline RLHF_COMPUTE

@@ -1,0 +1,219 @@
+// Layout, strides, threads and batch composition change no bit; splits merge.
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <numeric>
+
+#include "tests/registry/registry.hpp"
+
+using namespace rlhf_test;
+
+TEST_CASE("padded, lengths, packed and strided give the same bits") {
+  for (const entry& e : registry()) {
+    CAPTURE(e.name);
+    random_numbers random(21);
+    for (int v = 0; v < e.variants; ++v)
+      for (const bool holes : {false, true}) {
+        CAPTURE(v);
+        CAPTURE(holes);
+        const problem p = draw(e, v, 67, 41, holes, random);
+        auto first = lay_out<double>(e, p, form::mask_u8);
+        const figures expected = e.call_double(first);
+        for (const form f : {form::lengths, form::packed, form::strided}) {
+          if (!e.tokens && f != form::strided) continue;
+          CAPTURE(static_cast<int>(f));
+          auto other = lay_out<double>(e, p, f);
+          CHECK(same_bits(e.call_double(other), expected));
+          for (const auto& [name, m] : first.written) {
+            CAPTURE(name);
+            CHECK(same_bits(dense(other, name), dense(first, name)));
+          }
+        }
+      }
+  }
+}
+
+TEST_CASE("any number of threads gives the bits of one") {
+  for (const entry& e : registry()) {
+    CAPTURE(e.name);
+    random_numbers random(22);
+    for (int v = 0; v < e.variants; v += 3)
+      for (const auto& [rows, columns] : {std::pair<std::ptrdiff_t, std::ptrdiff_t>{300, 9}, {3, 5000}, {1, 20000}}) {
+        const problem p = draw(e, v, rows, columns, v % 2 == 0, random);
+        auto alone = lay_out<double>(e, p, form::mask_u8);
+        const figures expected = e.call_double(alone);
+        for (const std::ptrdiff_t threads : {2, 3, 7}) {
+          auto shared = lay_out<double>(e, p, form::mask_u8);
+          CHECK(same_bits(e.call_parallel(shared, thread_pool{threads}), expected));
+          for (const auto& [name, m] : alone.written) CHECK(same_bits(shared.written.at(name), m));
+        }
+      }
+  }
+}
+
+namespace {
+
+/// Rows `order` of a problem, with the counts of the whole given.
+problem select_rows(const entry& e, const problem& p, const std::vector<std::ptrdiff_t>& order) {
+  problem q = p;
+  q.rows = static_cast<std::ptrdiff_t>(order.size());
+  q.length.clear();
+  q.weight.clear();
+  for (auto& [name, v] : q.ids) v.clear();
+  for (auto& [name, v] : q.inputs) v.clear();
+  std::map<std::string, extent> size;
+  for (const input_spec& s : e.inputs(p.variant)) size[s.name] = s.size;
+  for (const std::ptrdiff_t i : order) {
+    const auto r = static_cast<std::size_t>(i);
+    q.length.push_back(p.length[r]);
+    for (std::ptrdiff_t j = 0; j < p.columns; ++j) q.weight.push_back(p.w(i, j));
+    for (const auto& [name, v] : p.ids) q.ids[name].push_back(v[r]);
+    for (const auto& [name, v] : p.inputs) {
+      if (size[name] == extent::row)
+        q.inputs[name].push_back(v[r]);
+      else
+        for (std::ptrdiff_t j = 0; j < p.columns; ++j)
+          q.inputs[name].push_back(v[static_cast<std::size_t>(i * p.columns + j)]);
+    }
+  }
+  return q;
+}
+
+void give_counts(const entry& e, problem& p) {
+  for (const auto& name : e.count_names) p.counts[name] = 64;
+}
+
+}  // namespace
+
+TEST_CASE("a row's outputs do not depend on its neighbours or their order") {
+  for (const entry& e : registry()) {
+    if (!e.per_row) continue;
+    CAPTURE(e.name);
+    random_numbers random(23);
+    for (int v = 0; v < e.variants; ++v) {
+      CAPTURE(v);
+      problem p = draw(e, v, 9, 23, true, random);
+      if (!p.ids.empty()) continue;  // rows of one group belong together
+      give_counts(e, p);
+      auto whole = lay_out<double>(e, p, form::mask_u8);
+      e.call_double(whole);
+      std::vector<std::ptrdiff_t> order(9);
+      std::iota(order.begin(), order.end(), 0);
+      std::reverse(order.begin() + 2, order.end());
+      for (const auto& rows : {order, std::vector<std::ptrdiff_t>{4}}) {
+        const problem q = select_rows(e, p, rows);
+        auto part = lay_out<double>(e, q, form::mask_u8);
+        e.call_double(part);
+        for (const output_spec& s : e.outputs(v)) {
+          CAPTURE(s.name);
+          const auto x = dense(whole, s.name), y = dense(part, s.name);
+          const std::ptrdiff_t n = s.size == extent::row ? 1 : p.columns;
+          for (std::size_t i = 0; i < rows.size(); ++i)
+            for (std::ptrdiff_t j = 0; j < n; ++j)
+              CHECK(same_bits(y[i * static_cast<std::size_t>(n) + static_cast<std::size_t>(j)],
+                              x[static_cast<std::size_t>(rows[i] * n + j)]));
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("micro-batches with given counts add up to the batch") {
+  for (const entry& e : registry()) {
+    if (!e.reduces) continue;
+    CAPTURE(e.name);
+    random_numbers random(24);
+    for (int v = 0; v < e.variants; ++v) {
+      CAPTURE(v);
+      problem p = draw(e, v, 10, 13, true, random);
+      if (!p.ids.empty()) continue;
+      give_counts(e, p);
+      auto whole = lay_out<double>(e, p, form::mask_u8);
+      const figures expected = e.call_double(whole);
+      figures sum;
+      for (const auto& rows : {std::vector<std::ptrdiff_t>{0, 1, 2}, {3}, {4, 5, 6, 7, 8, 9}}) {
+        const problem q = select_rows(e, p, rows);
+        auto part = lay_out<double>(e, q, form::mask_u8);
+        for (const auto& [name, x] : e.call_double(part)) {
+          const bool low = name.rfind("min:", 0) == 0, high = name.rfind("max:", 0) == 0;
+          if (sum.count(name) == 0)
+            sum[name] = x;
+          else if (low)
+            sum[name] = std::min(sum[name], x);
+          else if (high)
+            sum[name] = std::max(sum[name], x);
+          else
+            sum[name] += x;
+        }
+      }
+      for (const auto& [name, x] : expected) {
+        CAPTURE(name);
+        CHECK(sum.at(name) == doctest::Approx(x).epsilon(1e-12));
+      }
+    }
+  }
+}
+
+TEST_CASE("an upstream power of two scales every gradient exactly and no figure") {
+  for (const entry& e : registry()) {
+    if (!e.scales) continue;
+    CAPTURE(e.name);
+    random_numbers random(25);
+    for (int v = 0; v < e.variants; ++v) {
+      CAPTURE(v);
+      problem p = draw(e, v, 5, 17, true, random);
+      auto one = lay_out<double>(e, p, form::mask_u8);
+      const figures expected = e.call_double(one);
+      problem q = p;
+      q.upstream = 0.25;
+      auto quarter = lay_out<double>(e, q, form::mask_u8);
+      CHECK(same_bits(e.call_double(quarter), expected));
+      for (const input_spec& s : e.inputs(v)) {
+        if (s.gradient == nullptr || one.written.count(s.gradient) == 0) continue;
+        const auto x = dense(one, s.gradient), y = dense(quarter, s.gradient);
+        for (std::size_t i = 0; i < x.size(); ++i) CHECK(y[i] == 0.25 * x[i]);
+      }
+    }
+  }
+}
+
+TEST_CASE("figures do not depend on what is written") {
+  for (const entry& e : registry()) {
+    CAPTURE(e.name);
+    random_numbers random(26);
+    for (int v = 0; v < e.variants; ++v) {
+      const problem p = draw(e, v, 5, 17, true, random);
+      auto all = lay_out<double>(e, p, form::mask_u8);
+      auto none = lay_out<double>(e, p, form::mask_u8);
+      none.written.clear();
+      const figures expected = e.call_double(all);
+      CAPTURE(v);
+      CHECK(same_bits(e.call_double(none), expected));
+    }
+  }
+}
+
+TEST_CASE("float is close to double") {
+  for (const entry& e : registry()) {
+    CAPTURE(e.name);
+    random_numbers random(27);
+    for (int v = 0; v < e.variants; ++v) {
+      CAPTURE(v);
+      const problem p = draw(e, v, 9, 29, true, random);
+      auto wide = lay_out<double>(e, p, form::mask_u8);
+      auto narrow = lay_out<float>(e, p, form::mask_u8);
+      const figures a = e.call_double(wide), b = e.call_float(narrow);
+      if (a.count("loss") != 0) CHECK(b.at("loss") == doctest::Approx(a.at("loss")).epsilon(2e-6));
+      for (const auto& [name, m] : wide.written) {
+        CAPTURE(name);
+        const auto x = dense(wide, name);
+        const auto y = dense(narrow, name);
+        double largest = 0;
+        for (const double t : x) largest = std::max(largest, std::abs(t));
+        for (std::size_t i = 0; i < x.size(); ++i)
+          CHECK(std::abs(static_cast<double>(y[i]) - x[i]) <= 64 * 0x1p-24 * (largest > 0 ? largest : 1));
+      }
+    }
+  }
+}

@@ -1,0 +1,160 @@
+// What lies in a masked slot changes no bit of anything.
+
+#include <doctest/doctest.h>
+
+#include "tests/registry/registry.hpp"
+
+using namespace rlhf_test;
+
+namespace {
+
+template <class T>
+std::vector<T> poisons() {
+  std::vector<T> p{std::numeric_limits<T>::quiet_NaN(), std::numeric_limits<T>::infinity(),
+                   -std::numeric_limits<T>::infinity(), std::numeric_limits<T>::max(),
+                   std::numeric_limits<T>::denorm_min()};
+  if constexpr (sizeof(T) == 8)
+    p.push_back(__builtin_bit_cast(T, std::uint64_t{0x7ff0000000000001}));  // signalling
+  else
+    p.push_back(__builtin_bit_cast(T, std::uint32_t{0x7f800001}));
+  return p;
+}
+
+template <class T>
+void poison(const entry& e, arguments<T>& a, const problem& p, T value) {
+  for (const input_spec& s : e.inputs(p.variant)) {
+    if (s.size != extent::token || a.memory.count(s.name) == 0) continue;
+    auto& m = a.memory[s.name];
+    for (std::ptrdiff_t i = 0; i < p.rows; ++i)
+      for (std::ptrdiff_t j = 0; j < p.columns; ++j) {
+        if (p.w(i, j) > 0) continue;
+        std::ptrdiff_t at = i * p.columns + j;
+        if (a.packed()) {
+          if (j >= p.length[static_cast<std::size_t>(i)]) continue;
+          at = static_cast<std::ptrdiff_t>(a.offsets[static_cast<std::size_t>(i)]) + j;
+        } else if (a.step() != 1) {
+          at = a.step() * (j * p.rows + i);
+        }
+        std::memcpy(&m[static_cast<std::size_t>(at)], &value, sizeof value);
+      }
+  }
+}
+
+template <class T, class Call>
+void check_poison(const entry& e, const Call& call) {
+  CAPTURE(e.name);
+  random_numbers random(5);
+  for (int v = 0; v < e.variants; ++v)
+    for (const form f : {form::mask_u8, form::mask_float, form::lengths, form::packed, form::strided}) {
+      CAPTURE(v);
+      CAPTURE(static_cast<int>(f));
+      const bool holes = f != form::lengths || v % 2 == 0;
+      const problem p = draw(e, v, 5, 37, holes, random);
+      auto clean = lay_out<T>(e, p, f);
+      const figures expected = call(clean);
+      for (const T value : poisons<T>()) {
+        auto dirty = lay_out<T>(e, p, f);
+        poison(e, dirty, p, value);
+        CHECK(same_bits(call(dirty), expected));
+        for (const auto& [name, m] : clean.written) {
+          CAPTURE(name);
+          CHECK(same_bits(dense(dirty, name), dense(clean, name)));
+        }
+      }
+      // masked slots of outputs are +0
+      for (const output_spec& s : e.outputs(v)) {
+        if (s.size != extent::token) continue;
+        CAPTURE(s.name);
+        const auto out = dense(clean, s.name);
+        for (std::ptrdiff_t i = 0; i < p.rows; ++i)
+          for (std::ptrdiff_t j = 0; j < p.columns; ++j)
+            if (!(p.w(i, j) > 0))
+              CHECK(same_bits(out[static_cast<std::size_t>(i * p.columns + j)], T(0)));
+      }
+    }
+}
+
+}  // namespace
+
+TEST_CASE("poison in masked slots changes no bit, and their outputs are +0") {
+  for (const entry& e : registry()) {
+    if (!e.tokens) continue;
+    check_poison<double>(e, [&](auto& a) { return e.call_double(a); });
+    check_poison<float>(e, [&](auto& a) { return e.call_float(a); });
+  }
+}
+
+TEST_CASE("add_to leaves masked slots as they were and adds to the others") {
+  for (const entry& e : registry()) {
+    CAPTURE(e.name);
+    random_numbers random(6);
+    for (int v = 0; v < e.variants; ++v) {
+      CAPTURE(v);
+      const problem p = draw(e, v, 4, 21, true, random);
+      auto plain = lay_out<double>(e, p, form::mask_u8);
+      auto added = lay_out<double>(e, p, form::mask_u8, 0.5);
+      added.accumulate = true;
+      const figures a = e.call_double(plain);
+      CHECK(same_bits(e.call_double(added), a));
+      for (const output_spec& s : e.outputs(v)) {
+        CAPTURE(s.name);
+        const auto x = dense(plain, s.name), y = dense(added, s.name);
+        for (std::ptrdiff_t i = 0; i < p.rows; ++i) {
+          bool any = false;
+          for (std::ptrdiff_t j = 0; j < p.columns; ++j) any = any || p.w(i, j) > 0;
+          for (std::ptrdiff_t j = 0; j < (s.size == extent::row ? 1 : p.columns); ++j) {
+            const auto k = static_cast<std::size_t>(s.size == extent::row ? i : i * p.columns + j);
+            const bool counted = s.size == extent::row ? any : p.w(i, j) > 0;
+            CHECK(y[k] == (counted ? 0.5 + x[k] : 0.5));
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("a weight of 0 is a mask, a weight of 1 is none") {
+  for (const entry& e : registry()) {
+    if (!e.tokens) continue;
+    CAPTURE(e.name);
+    random_numbers random(7);
+    for (int v = 0; v < e.variants; ++v) {
+      CAPTURE(v);
+      const problem p = draw(e, v, 6, 19, true, random);
+      auto flags = lay_out<double>(e, p, form::mask_u8);
+      const figures expected = e.call_double(flags);
+      for (const form f : {form::mask_float, form::mask_double}) {
+        auto weights = lay_out<double>(e, p, f);
+        CHECK(same_bits(e.call_double(weights), expected));
+        for (const auto& [name, m] : flags.written) CHECK(same_bits(dense(weights, name), dense(flags, name)));
+      }
+    }
+  }
+}
+
+TEST_CASE("a batch of nothing gives zeros") {
+  for (const entry& e : registry()) {
+    CAPTURE(e.name);
+    random_numbers random(8);
+    for (int v = 0; v < e.variants; ++v)
+      for (const auto& [rows, columns] :
+           {std::pair<std::ptrdiff_t, std::ptrdiff_t>{0, 4}, {3, 0}, {0, 0}, {3, 4}}) {
+        if (!e.tokens && rows != 0) continue;
+        CAPTURE(v);
+        CAPTURE(rows);
+        problem p = draw(e, v, rows, columns, false, random);
+        for (double& w : p.weight) w = 0;
+        auto a = lay_out<double>(e, p, form::mask_u8);
+        const figures f = e.call_double(a);
+        if (f.count("loss") != 0) CHECK(f.at("loss") == 0);
+        for (const auto& [name, x] : f) {
+          CAPTURE(name);
+          if (name.rfind("min:", 0) != 0 && name.rfind("max:", 0) != 0) CHECK(!std::isnan(x));
+        }
+        for (const auto& [name, m] : a.written) {
+          if (e.tokens)
+            for (const double x : dense(a, name)) CHECK(x == 0);
+        }
+      }
+  }
+}

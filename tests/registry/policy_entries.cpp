@@ -1,0 +1,139 @@
+#include "rlhf/policy/clipped_surrogate.hpp"
+#include "rlhf/policy/reinforce.hpp"
+#include "rlhf/policy/sequence_clipped_surrogate.hpp"
+#include "tests/registry/policy.hpp"
+
+namespace rlhf_test {
+namespace {
+
+entry policy_entry(const char* name, bool old_optional = false) {
+  entry e;
+  e.name = name;
+  e.variants = policy_variants;
+  e.inputs = [old_optional](int v) { return policy_inputs(v, old_optional); };
+  e.outputs = policy_outputs;
+  e.shape_inputs = shape_policy;
+  e.count_names = {"tokens", "sequences", "groups", "turns"};
+  return e;
+}
+
+struct clipped_surrogate {
+  static double dual(int v) { return v % 4 == 3 ? 1.3 : 0; }
+  static entry describe() {
+    entry e = policy_entry("clipped_surrogate_loss");
+    e.reference = [](const problem& p, const quad_inputs& x) {
+      const quad one = 1;
+      const quad limit = dual(p.variant) == 0 ? quad(1e300) : static_cast<quad>(dual(p.variant));
+      return policy_reference(p, x, [&](index i, index j) {
+        const quad ratio = expq(quad_at(p, x, "log_prob", i, j) - quad_at(p, x, "old_log_prob", i, j));
+        return rlhf::formula::clipped_surrogate(ratio, quad_at(p, x, "advantage", i, j),
+                                                one - static_cast<quad>(0.2),
+                                                one + static_cast<quad>(0.28), limit)
+            .loss;
+      });
+    };
+    return e;
+  }
+  template <class T, class Exec>
+  static auto call(arguments<T>& a, const Exec& exec) {
+    const int v = a.p->variant;
+    return rlhf::clipped_surrogate_loss<T>(
+        policy_batch_of(a), policy_output_of(a),
+        {.clip_low = 0.2,
+         .clip_high = 0.28,
+         .dual_clip = dual(v),
+         .over = aggregation_of(a, policy_variant_of(v).mode),
+         .kl = kl_of(v),
+         .entropy = entropy_of(v)},
+        exec);
+  }
+  static figures read(const rlhf::policy_result& r) { return read_policy(r); }
+};
+
+struct reinforce {
+  static entry describe() {
+    entry e = policy_entry("reinforce_loss", true);
+    e.reference = [](const problem& p, const quad_inputs& x) {
+      return policy_reference(p, x, [&](index i, index j) {
+        return rlhf::formula::reinforce(quad_at(p, x, "log_prob", i, j),
+                                        quad_at(p, x, "advantage", i, j))
+            .loss;
+      });
+    };
+    return e;
+  }
+  template <class T, class Exec>
+  static auto call(arguments<T>& a, const Exec& exec) {
+    const int v = a.p->variant;
+    return rlhf::reinforce_loss<T>(policy_batch_of(a), policy_output_of(a),
+                                   {.over = aggregation_of(a, policy_variant_of(v).mode),
+                                    .kl = kl_of(v),
+                                    .entropy = entropy_of(v)},
+                                   exec);
+  }
+  static figures read(const rlhf::policy_result& r) { return read_policy(r); }
+};
+
+template <rlhf::sequence_form Form>
+struct sequence_clipped_surrogate {
+  static rlhf::aggregation_mode mode_of(int v) {
+    return policy_variant_of(v == 6 ? 1 : v).mode;  // turn_mean is refused
+  }
+  static rlhf::sequence_ratio kind(int v) {
+    return v % 2 == 0 ? rlhf::sequence_ratio::mean : rlhf::sequence_ratio::sum;
+  }
+  static entry describe() {
+    entry e = policy_entry(Form == rlhf::sequence_form::sequence
+                               ? "sequence_clipped_surrogate_loss"
+                               : "sequence_clipped_surrogate_loss, token form");
+    const auto outputs = e.outputs;
+    e.outputs = [outputs](int v) {
+      auto s = outputs(v);
+      if (v % 3 == 1) s.push_back({"sequence_loss", extent::row});
+      return s;
+    };
+    if (Form == rlhf::sequence_form::token) return e;  // its slope is not the loss's, by design
+    e.reference = [](const problem& p, const quad_inputs& x) {
+      const quad one = 1;
+      return policy_reference(p, x, mode_of(p.variant), [&](index i, index k) {
+        quad sum = 0, n = 0;
+        for (index j = 0; j < p.columns; ++j)
+          if (p.w(i, j) > 0) {
+            sum += p.w(i, j) *
+                   (quad_at(p, x, "log_prob", i, j) - quad_at(p, x, "old_log_prob", i, j));
+            n += p.w(i, j);
+          }
+        const quad ratio = expq(kind(p.variant) == rlhf::sequence_ratio::mean ? sum / n : sum);
+        return rlhf::formula::clipped_surrogate(ratio, quad_at(p, x, "advantage", i, k),
+                                                one - static_cast<quad>(0.1),
+                                                one + static_cast<quad>(0.15), quad(1e300))
+            .loss;
+      });
+    };
+    return e;
+  }
+  template <class T, class Exec>
+  static auto call(arguments<T>& a, const Exec& exec) {
+    const int v = a.p->variant;
+    auto output = policy_output_of(a);
+    output.sequence_loss = a.out("sequence_loss");
+    return rlhf::sequence_clipped_surrogate_loss<T>(policy_batch_of(a), output,
+                                                    {.clip_low = 0.1,
+                                                     .clip_high = 0.15,
+                                                     .ratio = kind(v),
+                                                     .form = Form,
+                                                     .over = aggregation_of(a, mode_of(v)),
+                                                     .kl = kl_of(v),
+                                                     .entropy = entropy_of(v)},
+                                                    exec);
+  }
+  static figures read(const rlhf::policy_result& r) { return read_policy(r); }
+};
+
+const registrar a(make_entry<clipped_surrogate>());
+const registrar b(make_entry<reinforce>());
+const registrar c(make_entry<sequence_clipped_surrogate<rlhf::sequence_form::sequence>>());
+const registrar d(make_entry<sequence_clipped_surrogate<rlhf::sequence_form::token>>());
+
+}  // namespace
+}  // namespace rlhf_test
