@@ -21,8 +21,9 @@ double worst_slope(double low, double high, Function function) {
     const double difference = static_cast<double>((function(at + h) - function(at - h)) / (2 * h));
     const double error = std::fabs(tangent - difference) / std::max(std::fabs(difference), 1e-30);
     const quad exact = function(math::dual<quad>{at, 1}).tangent;
-    worst = std::max({worst, error, std::fabs(static_cast<double>(exact) - difference) /
-                                        std::max(std::fabs(difference), 1e-30)});
+    worst = std::max({worst, error,
+                      std::fabs(static_cast<double>(exact) - difference) /
+                          std::max(std::fabs(difference), 1e-30)});
   }
   return worst;
 }

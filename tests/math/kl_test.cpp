@@ -22,7 +22,8 @@ std::vector<T> within(double range, int count) {
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("k3 and its slope: within their bounds of a 113-bit reference", T, float, double) {
+TEST_CASE_TEMPLATE("k3 and its slope: within their bounds of a 113-bit reference", T, float,
+                   double) {
   std::vector<T> inputs = samples<T>(-3, 3, 10000);
   const double range = sizeof(T) == 4 ? 95 : 720;
   for (const T x : samples<T>(-range, range, 4000)) inputs.push_back(x);
@@ -34,7 +35,8 @@ TEST_CASE_TEMPLATE("k3 and its slope: within their bounds of a 113-bit reference
   CHECK(s.error <= 1.4);
 }
 
-TEST_CASE_TEMPLATE("ratio_terms: ratio and k3 within their bounds for |d| <= 87", T, float, double) {
+TEST_CASE_TEMPLATE("ratio_terms: ratio and k3 within their bounds for |d| <= 87", T, float,
+                   double) {
   auto inputs = within<T>(87, 8000);
   for (const T x : within<T>(2, 8000)) inputs.push_back(x);
   const auto r = worst_ulp<T>(inputs, ratio_of, [](quad d) { return math::exp(d); });
@@ -64,7 +66,8 @@ TEST_CASE_TEMPLATE("k3: never negative, never 0 but at d = 0", T, float, double)
   }
   generator random;
   for (int i = 0; i < 400000; ++i) {
-    const T size = static_cast<T>(std::ldexp(1 + random.unit(), -1 - static_cast<int>(random() % 50)));
+    const T size =
+        static_cast<T>(std::ldexp(1 + random.unit(), -1 - static_cast<int>(random() % 50)));
     for (const T d : {size, -size}) {
       if (!(math::k3(d) > T(0)) || !(math::ratio_terms(d).k3 > T(0))) ++negative;
     }
@@ -114,8 +117,9 @@ TEST_CASE("k3: every float (RLHF_LONG_TESTS)") {
   const auto r = worst_of_all_floats(
       [](const auto& d) {
         using V = std::decay_t<decltype(d)>;
-        return math::ratio_terms(math::select(math::abs(d) <= math::constant<V>(87), d,
-                                              math::constant<V>(0))).k3;
+        return math::ratio_terms(
+                   math::select(math::abs(d) <= math::constant<V>(87), d, math::constant<V>(0)))
+            .k3;
       },
       [&](double d) { return std::fabs(d) <= 87 ? second(d) : 0; });
   MESSAGE("ratio_terms.k3: " << r.error << " ULP at " << r.at);

@@ -95,7 +95,8 @@ TEST_CASE("strict mode: a*b + c of native lanes is not contracted") {
 #endif
 }
 
-TEST_CASE_TEMPLATE("single: the bits of the scalar it wraps, from every function", T, float, double) {
+TEST_CASE_TEMPLATE("single: the bits of the scalar it wraps, from every function", T, float,
+                   double) {
   using V = math::single<T>;
   const auto all = [](const auto& x) {
     using L = std::decay_t<decltype(x)>;

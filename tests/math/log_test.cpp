@@ -46,7 +46,8 @@ TEST_CASE_TEMPLATE("log, log1p: edges", T, float, double) {
   CHECK(std::isnan(math::log(-inf)));
   CHECK(math::log(inf) == inf);
   CHECK(std::isnan(math::log(limits::quiet_NaN())));
-  CHECK(math::log(limits::denorm_min()) == doctest::Approx(sizeof(T) == 4 ? -103.27893 : -744.44007));
+  CHECK(math::log(limits::denorm_min()) ==
+        doctest::Approx(sizeof(T) == 4 ? -103.27893 : -744.44007));
   CHECK(same_bits(math::log1p(T(0)), T(0)));
   CHECK(same_bits(math::log1p(T(-0.0)), T(-0.0)));
   CHECK(same_bits(math::log1p(limits::denorm_min()), limits::denorm_min()));

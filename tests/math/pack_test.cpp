@@ -70,7 +70,8 @@ TEST_CASE_TEMPLATE("pack: arithmetic, min, max, clamp as scalars, NaN and zeros 
           return math::clamp(a, -math::abs(b), math::abs(b));
         }) == 0);
   CHECK(pairs_that_differ<T>([](const auto& a, const auto&) { return math::bounded(a); }) == 0);
-  CHECK(pairs_that_differ<T>([](const auto& a, const auto& b) { return math::copysign(a, b); }) == 0);
+  CHECK(pairs_that_differ<T>([](const auto& a, const auto& b) { return math::copysign(a, b); }) ==
+        0);
   CHECK(pairs_that_differ<T>([](const auto& a, const auto&) { return math::sqrt(a); }) == 0);
   CHECK(pairs_that_differ<T>([](const auto& a, const auto& b) { return math::fma(a, b, a); }) == 0);
 }
@@ -156,8 +157,8 @@ TEST_CASE_TEMPLATE("pack: load, store, load_first, store_first, iota, lane_at, r
   }
 }
 
-TEST_CASE_TEMPLATE("pack: shift_down joins the end of one pack with the start of the next", T, float,
-                   double) {
+TEST_CASE_TEMPLATE("pack: shift_down joins the end of one pack with the start of the next", T,
+                   float, double) {
   using V = math::pack<T>;
   constexpr int w = math::width<V>;
   T row[static_cast<std::size_t>(2 * w)];

@@ -32,7 +32,8 @@ TEST_CASE_TEMPLATE("sigmoid and relatives: within their bounds of a 113-bit refe
   CHECK(l.error <= 1.3);
 }
 
-TEST_CASE_TEMPLATE("sigmoid and relatives: a pack gives the bits of its scalars", T, float, double) {
+TEST_CASE_TEMPLATE("sigmoid and relatives: a pack gives the bits of its scalars", T, float,
+                   double) {
   const auto inputs = samples<T>(-40, 40, 30000);
   CHECK(lanes_that_differ<T>(inputs, sigmoid_of) == 0);
   CHECK(lanes_that_differ<T>(inputs, dsigmoid_of) == 0);
@@ -99,8 +100,9 @@ TEST_CASE_TEMPLATE("logaddexp: right within ULPs of its largest term, and at inf
     const T b = static_cast<T>(40 * random.unit() - 20);
     const quad want = math::logaddexp(static_cast<quad>(a), static_cast<quad>(b));
     const quad error = static_cast<quad>(math::logaddexp(a, b)) - want;
-    const double scale = std::max({std::fabs(static_cast<double>(a)), static_cast<double>(std::fabs(b)),
-                                   std::fabs(static_cast<double>(want))});
+    const double scale =
+        std::max({std::fabs(static_cast<double>(a)), static_cast<double>(std::fabs(b)),
+                  std::fabs(static_cast<double>(want))});
     worst = std::max(worst, std::fabs(static_cast<double>(error)) / scale);
   }
   CHECK(worst <= 2 * static_cast<double>(limits::epsilon()));
@@ -111,18 +113,20 @@ TEST_CASE("sigmoid and relatives: every float (RLHF_LONG_TESTS)") {
     MESSAGE("skipped: set RLHF_LONG_TESTS to run over all 2^32 floats");
     return;
   }
-  const auto softplus = [](double x) { return std::fmax(x, 0.0) + std::log1p(std::exp(-std::fabs(x))); };
+  const auto softplus = [](double x) {
+    return std::fmax(x, 0.0) + std::log1p(std::exp(-std::fabs(x)));
+  };
   const auto s = worst_of_all_floats(sigmoid_of, [](double x) {
     return x < 0 ? std::exp(x) / (1 + std::exp(x)) : 1 / (1 + std::exp(-x));
   });
   MESSAGE("sigmoid: " << s.error << " ULP at " << s.at);
   CHECK(s.error <= 1.3);
-  const auto p = worst_of_all_floats(
-      softplus_of, [&](double x) { return std::isnan(x) ? x : softplus(x); });
+  const auto p =
+      worst_of_all_floats(softplus_of, [&](double x) { return std::isnan(x) ? x : softplus(x); });
   MESSAGE("softplus: " << p.error << " ULP at " << p.at);
   CHECK(p.error <= 1.3);
-  const auto l = worst_of_all_floats(
-      log_sigmoid_of, [&](double x) { return std::isnan(x) ? x : -softplus(-x); });
+  const auto l = worst_of_all_floats(log_sigmoid_of,
+                                     [&](double x) { return std::isnan(x) ? x : -softplus(-x); });
   MESSAGE("log_sigmoid: " << l.error << " ULP at " << l.at);
   CHECK(l.error <= 1.3);
 }

@@ -81,9 +81,10 @@ class host_run {
     const index threads = exec_.concurrency();
     totals* partial = nullptr;
     index units_per_group = 1;
+    constexpr bool figures = K::sums + K::ranges + K::observed > 0;  // else it only writes
     if (threads > 1) {
       if (groups < 4 * threads) units_per_group = longest_group(a.domain, groups);
-      partial = allocate<totals>(groups * units_per_group);
+      if (figures) partial = allocate<totals>(groups * units_per_group);
     }
     if (arena_.dry()) return;
     detail::binary_tree<totals> all;
@@ -97,10 +98,12 @@ class host_run {
         const index first = u % units_per_group * flushes_per_unit * steps_per_flush;
         const index last = units_per_group == 1 ? unlimited
                                                 : first + flushes_per_unit * steps_per_flush;
-        partial[u] = detail::run_group<V>(kernel, a, g * rows_per_group, group_end(g, rows), first,
-                                          last);
+        const totals t = detail::run_group<V>(kernel, a, g * rows_per_group, group_end(g, rows),
+                                              first, last);
+        if (figures) partial[u] = t;
       };
       exec_.parallel_for(groups * units_per_group, unit);
+      if (!figures) return;
       for (index g = 0; g < groups; ++g) {
         detail::binary_tree<totals> group;
         const index steps = units_per_group == 1

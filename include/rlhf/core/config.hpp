@@ -5,13 +5,14 @@
 ///     RLHF_HOST_DEVICE    a function that runs on the host and, under nvcc, in a CUDA thread
 ///     RLHF_INLINE         always inlined, at -O0 too: packs never cross a call
 ///     RLHF_PACK_BYTES     bytes of a math::pack: 32 with AVX2, 16 with SSE2 or NEON, 0 = no packs
-///     RLHF_HAS_FMA        1 where a*b + c is one rounding and one instruction, never in strict mode
+///     RLHF_HAS_FMA        1 where a*b + c is one instruction with one rounding; 0 in strict mode
 ///     RLHF_COMPUTE        the inline namespace of all code that computes: ISA and strictness, so
 ///                         that units built with different flags never share a function
 ///
 /// Set by the user, before the first include or on the command line:
 ///
-///     RLHF_STRICT            the same bits from every compiler, -march and device: no fused a*b + c
+///     RLHF_STRICT            the same bits from every compiler, -march and device: a*b + c is
+///                            never fused
 ///     RLHF_NO_SIMD           scalar lanes only
 ///     RLHF_PORTABLE_PACKS    packs without compiler intrinsics; slower, for new machines and tests
 ///     RLHF_ALLOW_FAST_MATH   accept -ffast-math, and with it NaN that may go unseen

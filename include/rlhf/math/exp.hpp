@@ -7,7 +7,7 @@
 /// exp and expm1. All functions below write x = n ln 2 + r with an integer n, take e^r - 1 from a
 /// polynomial in the small r, and scale by 2^n through the exponent's bits.
 ///
-/// In this folder a product that is rounded is never a term of a + or -: that sum is written as fma.
+/// In this folder a product that is rounded is never a term of + or -: that sum is written as fma.
 /// Otherwise the compiler may fuse it in a scalar and not in a pack, and their bits would differ.
 
 namespace rlhf::inline RLHF_COMPUTE::math {
@@ -117,8 +117,8 @@ RLHF_HOST_DEVICE RLHF_INLINE V exp_second_order_wide(const V& r) {
   }
 }
 
-/// e^x = scale (1 + first), first = r + second, with n = 0 and so r = x for |x| < 0.5: there nothing
-/// cancels in e^x - 1 = first, nor in e^x - 1 - x = second.
+/// e^x = scale (1 + first), first = r + second, with n = 0 and so r = x for |x| < 0.5: nothing
+/// cancels there in e^x - 1 = first, nor in e^x - 1 - x = second.
 template <lane V>
 struct exp_parts {
   V scale;   // 2^(n + shift)

@@ -3,7 +3,7 @@
 #include "rlhf/math/exp.hpp"
 #include "rlhf/math/lane.hpp"
 
-/// The k3 estimator of a KL divergence and the ratio it comes with. With n = 0 near 0 (see exp.hpp),
+/// The k3 estimator of a KL divergence and the ratio it comes with. With n = 0 near 0, see exp.hpp,
 /// e^x - 1 - x is the last term of the exponential's own polynomial: no cancellation, no second
 /// series, and never below 0.
 
@@ -24,8 +24,7 @@ RLHF_HOST_DEVICE RLHF_INLINE V k3(const V& d) {
     const V half = constant<V>(0.5);
     const V x = (min)(-d, constant<V>(K::highest));
     // Half of the result: 2^n alone would overflow before e^x does.
-    const detail::exp_parts<V> e =
-        detail::wide_exp_parts((max)(x, constant<V>(K::vanished)), -1);
+    const detail::exp_parts<V> e = detail::wide_exp_parts((max)(x, constant<V>(K::vanished)), -1);
     const V line = (e.scale - half) - half * x;
     const V halved = fma(e.scale, e.second, fma(e.scale, e.r, line));
     return halved + halved;

@@ -68,8 +68,8 @@ struct format<double> {
   static constexpr double smallest_normal = 0x1p-1022;
 };
 
-/// x as it is, but unknown to the optimiser: what is added to it is not fused with what made it, and
-/// (x + big) - big is not "simplified". Costs no instruction.
+/// x as it is, but unknown to the optimiser: what is added to it is not fused with what made it,
+/// and (x + big) - big is not "simplified". Costs no instruction.
 template <class T>
 RLHF_HOST_DEVICE RLHF_INLINE T opaque(T x) {
 #if defined(__CUDA_ARCH__)

@@ -69,15 +69,15 @@ RLHF_HOST_DEVICE RLHF_INLINE binary_parts<V> split_any_exponent(const V& x) {
   return {p.k - select(denormal, constant<V>(K::lift_exponent), constant<V>(0)), p.m};
 }
 
-/// log(1 + f) - f + more for -0.293 <= f <= 0.5, |more| small beside 1. Minimax: float, f² (f P(f) - 1/2) with degree 8, 2^-27.8;
-/// double, through s = f / (2 + f) and log(1 + f) = 2 s + s³ G(s²) with degree 6, 2^-55.8; both
-/// errors relative to log(1 + f).
+/// log(1 + f) - f + more for -0.293 <= f <= 0.5, |more| small beside 1. Minimax: float,
+/// f² (f P(f) - 1/2) with degree 8, 2^-27.8; double, through s = f / (2 + f) and
+/// log(1 + f) = 2 s + s³ G(s²) with degree 6, 2^-55.8; both errors relative to log(1 + f).
 template <lane V>
 RLHF_HOST_DEVICE RLHF_INLINE V log1p_beyond_first_order(const V& f, const V& more) {
   if constexpr (sizeof(scalar_of<V>) == sizeof(float)) {
-    const V p = polynomial(f, 0x1.555548p-2, -0x1.0000a4p-2, 0x1.99a4fcp-3, -0x1.551adp-3,
-                           0x1.230360p-3, -0x1.02399p-3, 0x1.f1943cp-4, -0x1.b33312p-4,
-                           0x1.96fc64p-5);
+    const V p =
+        polynomial(f, 0x1.555548p-2, -0x1.0000a4p-2, 0x1.99a4fcp-3, -0x1.551adp-3, 0x1.230360p-3,
+                   -0x1.02399p-3, 0x1.f1943cp-4, -0x1.b33312p-4, 0x1.96fc64p-5);
     return fma(f * f, fma(f, p, constant<V>(-0.5)), more);
   } else {
     const V s = f / (constant<V>(2) + f);

@@ -6,7 +6,7 @@
 #include "rlhf/math/single.hpp"
 
 /// Packs: as many floats or doubles as one register holds, as a lane. Written with the vector types
-/// of g++ and clang; compiler intrinsics only where those make poor code, and never a header of them.
+/// of g++ and clang; compiler intrinsics only where those make poor code, never a header of them.
 
 #if RLHF_PACK_BYTES > 0
 
@@ -126,11 +126,9 @@ struct lane_traits<pack<T>> {
   RLHF_INLINE static V select(const mask& m, const V& a, const V& b) {
 #if RLHF_DETAIL_X86 && defined(__AVX2__)
     if constexpr (is_float) {
-      return {__builtin_ia32_blendvps256(b.native, a.native,
-                                         __builtin_bit_cast(values, m.native))};
+      return {__builtin_ia32_blendvps256(b.native, a.native, __builtin_bit_cast(values, m.native))};
     } else {
-      return {__builtin_ia32_blendvpd256(b.native, a.native,
-                                         __builtin_bit_cast(values, m.native))};
+      return {__builtin_ia32_blendvpd256(b.native, a.native, __builtin_bit_cast(values, m.native))};
     }
 #elif RLHF_DETAIL_X86 && defined(__SSE4_1__)
     if constexpr (is_float) {
@@ -317,8 +315,8 @@ struct lane_traits<pack<T>> {
     const sixteen zero = {};
     const sixteen once = __builtin_shufflevector(__builtin_bit_cast(sixteen, low), zero, 0, 16, 1,
                                                  17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-    const sixteen twice = __builtin_shufflevector(once, zero, 0, 1, 16, 17, 2, 3, 18, 19, 4, 5, 20,
-                                                  21, 6, 7, 22, 23);
+    const sixteen twice =
+        __builtin_shufflevector(once, zero, 0, 1, 16, 17, 2, 3, 18, 19, 4, 5, 20, 21, 6, 7, 22, 23);
     return {__builtin_bit_cast(flags, __builtin_bit_cast(four, twice) > 0)};
 #elif RLHF_DETAIL_X86
     typename detail::vectors<T>::bytes bytes;

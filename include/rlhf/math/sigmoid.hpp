@@ -36,8 +36,8 @@ RLHF_HOST_DEVICE RLHF_INLINE two_parts<V> one_plus(const two_parts<V>& e) {
 
 /// 1 / (1 + e^-x).
 ///
-/// Edges     sigmoid(0) = 1/2; sigmoid(-inf) = 0; sigmoid(+inf) = 1; NaN gives NaN; denormal results
-///           on the way to 0
+/// Edges     sigmoid(0) = 1/2; sigmoid(-inf) = 0; sigmoid(+inf) = 1; NaN gives NaN; denormal
+///           results on the way to 0
 /// Numerics  <= 1.3 ULP in float and double
 template <lane V>
 RLHF_HOST_DEVICE RLHF_INLINE V sigmoid(const V& x) {
@@ -104,7 +104,7 @@ RLHF_HOST_DEVICE RLHF_INLINE V log_sigmoid(const V& x) {
 
 /// log(e^a + e^b), without overflow.
 ///
-/// Edges     (-inf, -inf) gives -inf; (+inf, anything but NaN) gives +inf; a NaN in a or b gives NaN
+/// Edges     (-inf, -inf) gives -inf; (+inf, anything but NaN) gives +inf; NaN if either is
 /// Numerics  <= 2 ULP of the larger of |a|, |b| and |result|; where the two terms of
 ///           max(a, b) + log1p(e^-|a - b|) have opposite signs, the result may cancel to 0
 template <lane V>

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <bit>
 #include <concepts>
 #include <cstdint>
 #include <type_traits>
@@ -21,10 +20,10 @@ struct bfloat16_format {
   using compute = float;
 
   RLHF_HOST_DEVICE static constexpr float widen(std::uint16_t bits) {
-    return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16);
+    return __builtin_bit_cast(float, static_cast<std::uint32_t>(bits) << 16);
   }
   RLHF_HOST_DEVICE static constexpr std::uint16_t narrow(float x) {
-    const auto word = std::bit_cast<std::uint32_t>(x);
+    const auto word = __builtin_bit_cast(std::uint32_t, x);
     if ((word & 0x7fff'ffffu) > 0x7f80'0000u) return static_cast<std::uint16_t>(word >> 16 | 0x40u);
     return static_cast<std::uint16_t>((word + 0x7fffu + (word >> 16 & 1u)) >> 16);
   }
@@ -41,14 +40,14 @@ struct half_format {
     const std::uint32_t magnitude = bits & 0x7fffu;
     if (magnitude >= 0x7c00u) {
       const std::uint32_t quiet = magnitude > 0x7c00u ? 0x40'0000u : 0u;
-      return std::bit_cast<float>(sign | 0x7f80'0000u | quiet | (magnitude & 0x3ffu) << 13);
+      return __builtin_bit_cast(float, sign | 0x7f80'0000u | quiet | (magnitude & 0x3ffu) << 13);
     }
     // As a float with the bias of half: 2^112 too small, which the product mends, denormals too.
-    const float scaled = std::bit_cast<float>(magnitude << 13) * 0x1p+112f;
-    return std::bit_cast<float>(sign | std::bit_cast<std::uint32_t>(scaled));
+    const float scaled = __builtin_bit_cast(float, magnitude << 13) * 0x1p+112f;
+    return __builtin_bit_cast(float, sign | __builtin_bit_cast(std::uint32_t, scaled));
   }
   RLHF_HOST_DEVICE static constexpr std::uint16_t narrow(float x) {
-    const auto word = std::bit_cast<std::uint32_t>(x);
+    const auto word = __builtin_bit_cast(std::uint32_t, x);
     const std::uint32_t sign = word >> 16 & 0x8000u;
     const std::uint32_t magnitude = word & 0x7fff'ffffu;
     std::uint32_t result = 0;
@@ -61,7 +60,8 @@ struct half_format {
     } else {
       // Beside 1/2 a float has steps of 2^-24, those of a denormal half: the sum rounds, and its
       // low bits are the result.
-      result = std::bit_cast<std::uint32_t>(std::bit_cast<float>(magnitude) + 0.5f) - 0x3f00'0000u;
+      const float rounded = __builtin_bit_cast(float, magnitude) + 0.5f;
+      result = __builtin_bit_cast(std::uint32_t, rounded) - 0x3f00'0000u;
     }
     return static_cast<std::uint16_t>(sign | result);
   }

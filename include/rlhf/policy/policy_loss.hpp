@@ -74,16 +74,16 @@ struct entropy_term {
 struct policy_result {
   double loss = 0;         ///< the scalar whose gradient d_log_prob holds
   double policy_loss = 0;  ///< its policy term alone
-  metric kl;               ///< the KL term's estimator, nats per token; 0 without a KL term
-  metric entropy;          ///< of the input `entropy`, nats per token; 0 where not given
-  metric clip_fraction;    ///< share of counted tokens whose clip decides
-  metric clip_fraction_low;
-  metric clip_fraction_high;
-  metric dual_clip_fraction;
-  metric approx_kl_k1;  ///< −log ratio
-  metric approx_kl_k2;  ///< (log ratio)² / 2
-  metric approx_kl_k3;  ///< ratio − 1 − log ratio, >= 0
-  metric ratio;
+  metric kl = {};               ///< the KL term's estimator, nats per token; 0 without a KL term
+  metric entropy = {};          ///< of the input `entropy`, nats per token; 0 where not given
+  metric clip_fraction = {};    ///< share of counted tokens whose clip decides
+  metric clip_fraction_low = {};
+  metric clip_fraction_high = {};
+  metric dual_clip_fraction = {};
+  metric approx_kl_k1 = {};  ///< −log ratio
+  metric approx_kl_k2 = {};  ///< (log ratio)² / 2
+  metric approx_kl_k3 = {};  ///< ratio − 1 − log ratio, >= 0
+  metric ratio = {};
   double ratio_min = __builtin_inf();
   double ratio_max = -__builtin_inf();
   double tokens = 0;     ///< sum of the mask's weights

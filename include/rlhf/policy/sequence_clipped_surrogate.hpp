@@ -97,11 +97,6 @@ struct read_row_slope {
   }
 };
 
-struct one {
-  double* to;
-  RLHF_HOST_DEVICE void operator()(index) const { *to = 1; }
-};
-
 }  // namespace detail
 
 /// Clipped surrogate on the ratio of whole sequences: GSPO, and RLOO's clipped form.
@@ -196,7 +191,7 @@ result_of<Exec, sequence_clipped_surrogate_result> sequence_clipped_surrogate_lo
       run.for_each(rows, detail::read_row_slope<T>{row_sum, kept_weight, slope, p.sequence_loss});
     }
     if constexpr (Level == detail::ratio_level::sequence) {
-      run.for_each(1, detail::one{unit});
+      run.for_each(1, detail::set_one{unit});
       run.for_each(rows, detail::copy_reciprocal{kept_weight, share});
       a.in[K::row_slope_in] = {slope, 1, 0, 0, T(0)};
       a.scale[K::policy_gradient] = {unit, mean ? share : nullptr};  // ∂u/∂log_prob

@@ -45,7 +45,7 @@ struct row_scale {
 
 namespace detail {
 /// The extent of an array that may be empty.
-constexpr std::size_t at_least_one(int n) { return n > 0 ? static_cast<std::size_t>(n) : 1; }
+RLHF_HOST_DEVICE constexpr std::size_t at_least_one(int n) { return n > 0 ? static_cast<std::size_t>(n) : 1; }
 }  // namespace detail
 
 template <class K, class Space>

@@ -150,6 +150,12 @@ inline void check_aggregation(const char* function, const aggregation& over) {
             "a horizon that is finite and > 0", over.horizon());
 }
 
+/// *to = 1: the factor of a term that has none.
+struct set_one {
+  double* to;
+  RLHF_HOST_DEVICE void operator()(index) const { *to = 1; }
+};
+
 /// 1 where tokens count though the normaliser says that nothing does.
 struct forgotten_count {
   const double* tokens;

@@ -42,13 +42,13 @@ struct pair_config {
 /// What every loss over pairs returns. Results of micro-batches and ranks add up.
 struct pair_result {
   double loss = 0;         ///< the scalar whose gradients are written
-  metric accuracy;         ///< share of pairs with chosen_reward > rejected_reward; a tie is wrong
-  metric ties;             ///< share of pairs with equal rewards
-  metric margin;           ///< chosen_reward − rejected_reward
-  metric chosen_reward;    ///< what the formula calls the reward of the chosen answer
-  metric rejected_reward;
-  metric chosen_score;     ///< the inputs themselves
-  metric rejected_score;
+  metric accuracy = {};         ///< share of pairs with chosen_reward > rejected_reward; a tie is wrong
+  metric ties = {};             ///< share of pairs with equal rewards
+  metric margin = {};           ///< chosen_reward − rejected_reward
+  metric chosen_reward = {};    ///< what the formula calls the reward of the chosen answer
+  metric rejected_reward = {};
+  metric chosen_score = {};     ///< the inputs themselves
+  metric rejected_score = {};
   double reward_min = __builtin_inf();   ///< over both answers of all pairs
   double reward_max = -__builtin_inf();
   double pairs = 0;        ///< sum of the weights

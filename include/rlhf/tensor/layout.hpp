@@ -25,12 +25,12 @@ class index_view {
   constexpr index_view() = default;
   template <class I>
     requires fits_index<I>
-  constexpr index_view(const I* data, const shape& s)
+  constexpr index_view(const I* data, const rlhf::shape& s)
       : data_(data), rank_(s.rank), wide_(sizeof(I) == 8), size_{s.size[0], s.size[1]},
         stride_{s.rank == 2 ? s.size[1] : 1, s.rank == 2 ? index{1} : index{0}} {}
   template <class P>
     requires points_to<P, const typename pointer_traits<P>::element, Space>
-  constexpr index_view(const P& data, const shape& s) : index_view(pointer_traits<P>::raw(data), s) {}
+  constexpr index_view(const P& data, const rlhf::shape& s) : index_view(pointer_traits<P>::raw(data), s) {}
   template <tensor X>
     requires(fits_index<std::remove_const_t<element_of<X>>> && std::same_as<tensor_space<X>, Space>)
   constexpr index_view(X&& x) {
@@ -44,7 +44,7 @@ class index_view {
   }
   template <tensor X>
     requires(fits_index<std::remove_const_t<element_of<X>>> && std::same_as<tensor_space<X>, Space>)
-  constexpr index_view(X&& x, const shape& s) : index_view(std::forward<X>(x)) {
+  constexpr index_view(X&& x, const rlhf::shape& s) : index_view(std::forward<X>(x)) {
     index n = 1;
     for (int k = 0; k < s.rank; ++k) n *= s.size[k];
     if (rank_ != 1 || size_[0] != n || (n > 1 && stride_[0] != 1)) [[unlikely]]
@@ -119,12 +119,12 @@ class mask_view {
   constexpr mask_view() = default;
   template <class E>
     requires(kind_of<E>() != mask_kind::none)
-  constexpr mask_view(const E* data, const shape& s)
+  constexpr mask_view(const E* data, const rlhf::shape& s)
       : data_(data), kind_(kind_of<E>()), rank_(s.rank), size_{s.size[0], s.size[1]},
         stride_{s.rank == 2 ? s.size[1] : 1, s.rank == 2 ? index{1} : index{0}} {}
   template <class P>
     requires points_to<P, const typename pointer_traits<P>::element, Space>
-  constexpr mask_view(const P& data, const shape& s) : mask_view(pointer_traits<P>::raw(data), s) {}
+  constexpr mask_view(const P& data, const rlhf::shape& s) : mask_view(pointer_traits<P>::raw(data), s) {}
   template <tensor X>
     requires(!std::derived_from<bare<X>, mask_view>)
   constexpr mask_view(X&& x) {
@@ -143,7 +143,7 @@ class mask_view {
   }
   template <tensor X>
     requires(!std::derived_from<bare<X>, mask_view>)
-  constexpr mask_view(X&& x, const shape& s) : mask_view(std::forward<X>(x)) {
+  constexpr mask_view(X&& x, const rlhf::shape& s) : mask_view(std::forward<X>(x)) {
     index n = 1;
     for (int k = 0; k < s.rank; ++k) n *= s.size[k];
     if (rank_ != 1 || size_[0] != n || (n > 1 && stride_[0] != 1)) [[unlikely]]
@@ -202,7 +202,7 @@ constexpr auto lengths(X&& x) {
                                           index_view<tensor_space<X>>(std::forward<X>(x))};
 }
 template <class Space = host_space, std::integral I>
-constexpr auto lengths(const I* data, const shape& s) {
+constexpr auto lengths(const I* data, const rlhf::shape& s) {
   return sequence_layout<Space>{arrangement::lengths, index_view<Space>(data, s)};
 }
 
@@ -213,7 +213,7 @@ constexpr auto packed(X&& cu_seqlens) {
                                           index_view<tensor_space<X>>(std::forward<X>(cu_seqlens))};
 }
 template <class Space = host_space, std::integral I>
-constexpr auto packed(const I* data, const shape& s) {
+constexpr auto packed(const I* data, const rlhf::shape& s) {
   return sequence_layout<Space>{arrangement::packed, index_view<Space>(data, s)};
 }
 

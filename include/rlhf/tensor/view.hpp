@@ -57,7 +57,7 @@ class view {
     }
   }
 
-  constexpr void dense(T* data, const shape& s) {
+  constexpr void dense(T* data, const rlhf::shape& s) {
     raw_.data = data;
     raw_.rank = s.rank;
     index step = 1;
@@ -74,8 +74,8 @@ class view {
 
   constexpr view() = default;
   constexpr view(raw_view<T, Space> raw) : raw_(raw) {}
-  constexpr view(T* data, const shape& s) { dense(data, s); }
-  constexpr view(T* data, const shape& s, const shape& strides) {
+  constexpr view(T* data, const rlhf::shape& s) { dense(data, s); }
+  constexpr view(T* data, const rlhf::shape& s, const rlhf::shape& strides) {
     raw_.data = data;
     raw_.rank = s.rank;
     for (int k = 0; k < s.rank; ++k) {
@@ -85,7 +85,7 @@ class view {
   }
   template <class P>
     requires points_to<P, T, Space>
-  constexpr view(const P& data, const shape& s) {
+  constexpr view(const P& data, const rlhf::shape& s) {
     dense(pointer_traits<P>::raw(data), s);
   }
   template <class X>
@@ -95,7 +95,7 @@ class view {
   }
   template <class X>
     requires fits<X, T, Space>
-  constexpr view(X&& x, const shape& s) {
+  constexpr view(X&& x, const rlhf::shape& s) {
     adopt(x);
     index n = 1;
     for (int k = 0; k < s.rank; ++k) n *= s.size[k];

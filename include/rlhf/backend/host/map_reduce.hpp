@@ -92,7 +92,7 @@ class lane_sums {
   }
 
   void flush() {
-    totals<K> t;
+    totals<K> t = totals<K>::none();
     T lane[virtual_lanes];
     double wide[virtual_lanes];
     for (int k = 0; k <= K::sums; ++k) {

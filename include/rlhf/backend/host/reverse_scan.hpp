@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <utility>
 
 #include "rlhf/backend/host/count.hpp"
 #include "rlhf/math/pack.hpp"
@@ -148,7 +149,7 @@ struct scan_sums {
   double sum[at_least_one(N)] = {};
   double square[at_least_one(N)] = {};
 
-  void add(const scan_sums& r) {
+  RLHF_HOST_DEVICE void add(const scan_sums& r) {
     nonfinite += r.nonfinite;
     if (!(r.positions > 0)) return;
     const bool first = !(positions > 0);
@@ -160,12 +161,12 @@ struct scan_sums {
       square[k] += r.square[k] + apart * (2 * r.sum[k] + r.positions * apart);
     }
   }
-  bool finite() const {
+  RLHF_HOST_DEVICE bool finite() const {
     double probe = 0;
     for (int k = 0; k < N; ++k) probe += square[k] - square[k];
     return probe == 0;
   }
-  void write(double* to) const {
+  RLHF_HOST_DEVICE void write(double* to) const {
     to[0] = positions;
     to[1] = nonfinite;
     for (int k = 0; k < N; ++k) {
@@ -219,6 +220,16 @@ struct block_of {
   RLHF_INLINE X& operator[](int i) { return part[i]; }
   RLHF_INLINE const X& operator[](int i) const { return part[i]; }
 };
+
+/// f(0), f(1), ... with constants: what they index stays in registers.
+template <class F, int... N>
+RLHF_INLINE void unrolled(std::integer_sequence<int, N...>, F&& f) {
+  (f(std::integral_constant<int, N>()), ...);
+}
+template <int N, class F>
+RLHF_INLINE void unrolled(F&& f) {
+  unrolled(std::make_integer_sequence<int, N>(), f);
+}
 
 /// y[i + K] of each half of a block of 8, and `rest` beyond the half's end.
 template <int K, class V, int P>
@@ -317,10 +328,10 @@ class tile_scan {
 
   /// x without its first element, and then `last`.
   static RLHF_INLINE V shift_in([[maybe_unused]] const V& x, T last) {
-    if constexpr (width == 1)
-      return last;
-    else
-      return math::shift_down<1>(x, math::constant<V>(last));
+#if RLHF_PACK_BYTES > 0
+    if constexpr (width > 1) return math::shift_down<1>(x, math::constant<V>(last));
+#endif
+    return math::constant<V>(last);
   }
 
   static RLHF_INLINE bool flagged(const scan_tile<K>& tile, index at) {
@@ -332,10 +343,12 @@ class tile_scan {
   static RLHF_INLINE V splat(T x) {
     if constexpr (width == 1) {
       return x;
+    } else if constexpr (width == 2) {
+      return {typename V::values{x, x}};
+    } else if constexpr (width == 4) {
+      return {typename V::values{x, x, x, x}};
     } else {
-      V y;
-      for (int i = 0; i < width; ++i) y.native[i] = x;
-      return y;
+      return {typename V::values{x, x, x, x, x, x, x, x}};
     }
   }
 
@@ -393,9 +406,10 @@ class tile_scan {
   }
 
   /// `carry` is x after the tile's last step, and then x of its first one.
-  void run(const K& kernel, const decay_powers<T>& power, const scan_tile<K>& tile, T after,
+  void run(const K& callers_kernel, const decay_powers<T>& power, const scan_tile<K>& tile, T after,
            double& carry) {
     // Everything the loop needs is copied: a store of T may alias any member.
+    const K kernel = callers_kernel;
     const bool none = !varying && !(kernel.decay > 0);  // nothing comes from later tokens
     const index count = tile.count;
     const index blocks = count / scan_block_tokens;
@@ -409,14 +423,14 @@ class tile_scan {
     if (fresh_) choose_shift(kernel, power, tile, after, carry);
     block_of<D, wide> sum[at_least_one(outputs)], square[at_least_one(outputs)];
     D shift[at_least_one(outputs)];
-    for (int k = 0; k < outputs; ++k) {
-      sum[k] = sum_[k], square[k] = square_[k];
+    unrolled<outputs>([&](auto k) __attribute__((always_inline)) {
+      for (int p = 0; p < wide; ++p) sum[k][p] = sum_[k][p], square[k][p] = square_[k][p];
       shift[k] = math::constant<D>(shift_[k]);
-    }
+    });
     const V zero = math::constant<V>(0);
-    const V one = math::constant<V>(power.one);
-    const V two = math::constant<V>(power.two);
-    const V eight = math::constant<V>(power.eight);
+    const V one = splat(power.one);
+    const V two = splat(power.two);
+    const V eight = splat(power.eight);
     block_of<V, packs> to_middle, to_end;
     for (int p = 0; p < packs; ++p) {
       to_middle[p] = math::load<V>(power.to_middle + p * width);
@@ -504,7 +518,7 @@ class tile_scan {
         t[p].x = x[p];
         kernel.emit(t[p]);
       }
-      for (int k = 0; k < outputs; ++k) {
+      unrolled<outputs>([&](auto k) __attribute__((always_inline)) {
         block_of<V, packs> y;
         block_of<D, wide> d;
         for (int p = 0; p < packs; ++p) y[p] = t[p].out[k] + zero;  // never −0
@@ -524,9 +538,11 @@ class tile_scan {
           sum[k][p] = sum[k][p] + d[p];
           square[k][p] = math::fma(d[p], d[p], square[k][p]);
         }
-      }
+      });
     }
-    for (int k = 0; k < outputs; ++k) sum_[k] = sum[k], square_[k] = square[k];
+    unrolled<outputs>([&](auto k) __attribute__((always_inline)) {
+      for (int p = 0; p < wide; ++p) sum_[k][p] = sum[k][p], square_[k][p] = square[k][p];
+    });
 
     const index rest = count - blocks * scan_block_tokens;
     if (rest == 0) {

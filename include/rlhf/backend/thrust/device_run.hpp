@@ -1,6 +1,7 @@
 #pragma once
 
 #include "rlhf/backend/thrust/memory.hpp"
+#include "rlhf/backend/thrust/row_scan.hpp"
 #include "rlhf/backend/thrust/token_pass.hpp"
 #include "rlhf/primitive/executor.hpp"
 
@@ -114,6 +115,27 @@ class device_run {
     const auto map = pass(kernel, a, 1);
     for_each(a.domain.rows * K::sums,
              detail::gather_groups<space>{map.first, size, K::sums, map.partial, to});
+    arena_.release(mark);
+  }
+
+  template <class K>
+  void reverse_scan(const K& kernel, const scan_arguments<K, space>& a, double* figures) {
+    using T = typename K::scalar_type;
+    using sums = detail::scan_sums<K::outputs>;
+    examine(a.domain);
+    const index rows = a.domain.rows;
+    const auto mark = arena_.mark();
+    auto* const counts = allocate<double>(3 * rows);
+    auto* const first = allocate<index>(rows + 1);
+    auto* const number = allocate<index>(1);
+    auto* const partial = allocate<sums>(rows);
+    double decay = 0;
+    if constexpr (!detail::has_varying_decay<K>()) decay = kernel.decay;
+    lanes(rows, detail::count_lanes<space>{a.domain, counts, nullptr});
+    for_each(1, detail::scan_segments{counts, rows, first, number});
+    for_each(rows, detail::segment_scan<K, space>{kernel, a, detail::decay_powers<T>(decay), first,
+                                                  number, partial});
+    for_each(1, detail::add_scan_sums<K::outputs>{partial, number, figures});
     arena_.release(mark);
   }
 

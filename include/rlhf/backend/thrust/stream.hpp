@@ -44,14 +44,6 @@ struct cuda_machine {
 
 }  // namespace detail
 
-namespace cuda {
-
-/// What a call on a stream returns; see rlhf::pending.
-template <class R>
-using pending = rlhf::pending<R, detail::cuda_machine>;
-
-}  // namespace cuda
-
 }  // namespace rlhf::inline v1
 
 #if defined(__CUDACC__)
@@ -117,6 +109,10 @@ void enqueue(void (*kernel)(index, F), index n, const F& f, index threads_each,
 }  // namespace detail
 
 namespace cuda {
+
+/// What a call on a stream returns; see rlhf::pending.
+template <class R>
+using pending = rlhf::pending<R, detail::cuda_machine>;
 
 /// A CUDA stream. A call checks shapes on the host, enqueues its kernels and returns a
 /// cuda::pending: it waits for nothing, allocates nothing and reads nothing back, so it can be

@@ -1,0 +1,117 @@
+#pragma once
+
+#include "rlhf/primitive/reverse_scan.hpp"
+#include "rlhf/statistics/nonfinite.hpp"
+
+namespace rlhf::inline v1 {
+
+/// What becomes of a reward that lies on a masked token: a tool's output, the slot after the last
+/// token, a row's padding.
+enum class hole_reward : unsigned char {
+  drop,        ///< it is not read
+  to_previous  ///< added, undiscounted, to the last valid token before it, or else to the first one;
+               ///< rewards are then read in all of the layout's length
+};
+
+}  // namespace rlhf::inline v1
+
+namespace rlhf::inline RLHF_COMPUTE::detail {
+
+inline void check_holes(const char* function, hole_mode holes, hole_reward reward) {
+  if (holes == hole_mode::count && reward == hole_reward::to_previous)
+    fail(function, "reward_at_hole", "drop with hole_mode::count, which reads them at their own step");
+}
+
+/// Rewards of one row with those at holes moved to a valid token.
+template <class T, class Space>
+struct move_rewards {
+  token_domain<Space> domain;
+  token_input<T> reward;
+  T* to;  // [rows, columns] or packed like the domain
+
+  RLHF_HOST_DEVICE void operator()(index i) const {
+    const index begin = domain.begin(i), n = domain.length(i);
+    const index at = domain.mask_offset(i), step = domain.mask_stride();
+    const T* const from = reward.data + i * reward.per_row + begin * reward.per_begin;
+    T* const row = to + (domain.kind == arrangement::packed ? begin : i * domain.columns);
+    index open = -1;  // the valid token that takes what comes
+    double sum = 0;
+    for (index j = 0; j < n; ++j) {
+      const double r = static_cast<double>(from[j * reward.stride]);
+      row[j] = T(0);
+      if (domain.mask.at(at + j * step) > 0) {
+        if (open >= 0) {
+          row[open] = static_cast<T>(sum);
+          sum = 0;
+        }
+        open = j;
+      }
+      sum += r;
+    }
+    if (open >= 0) row[open] = static_cast<T>(sum);
+  }
+};
+
+template <class T, class Run, class Space>
+token_input<T> rewards_of_valid(Run& run, const token_domain<Space>& domain,
+                                const token_input<T>& reward, hole_reward rule) {
+  if (rule == hole_reward::drop || !domain.mask) return reward;
+  const bool packed = domain.kind == arrangement::packed;
+  T* const moved =
+      run.template allocate<T>(packed ? domain.columns : domain.rows * domain.columns);
+  run.for_each(domain.rows, move_rewards<T, Space>{domain, reward, moved});
+  return {moved, packed ? 0 : domain.columns, packed ? 1 : 0, 1, T(0)};
+}
+
+/// Truncated tokens of each row whose following value nobody gave.
+template <class Space>
+struct count_cuts {
+  token_domain<Space> domain;
+  token_flags terminated, truncated;
+  bool last_is_given;
+  double* to;
+
+  RLHF_HOST_DEVICE bool set(const token_flags& f, index i, index j) const {
+    return f.data != nullptr &&
+           f.data[i * f.per_row + domain.begin(i) * f.per_begin + j * f.stride] != 0;
+  }
+  RLHF_HOST_DEVICE void operator()(index i) const {
+    const index at = domain.mask_offset(i), step = domain.mask_stride();
+    double bad = 0;
+    bool given = last_is_given;
+    for (index j = domain.length(i); j-- > 0;) {
+      if (!(domain.mask.at(at + j * step) > 0)) continue;
+      if (!given && set(truncated, i, j) && !set(terminated, i, j)) bad += 1;
+      given = false;
+    }
+    to[i] = bad;
+  }
+};
+
+/// A contract violation where a truncated token has no following value.
+template <class Run, class Space>
+void refuse_cuts(Run& run, const token_domain<Space>& domain, const token_flags& terminated,
+                 const token_flags& truncated, bool last_is_given) {
+  double* const per_row = run.template allocate<double>(domain.rows);
+  double* const total = run.template allocate<double>(1);
+  run.for_each(domain.rows,
+               count_cuts<Space>{domain, terminated, truncated, last_is_given, per_row});
+  run.for_each(1, add_rows{per_row, domain.rows, total});
+  run.refuse(total, "next_value",
+             "a tensor, because tokens are truncated with another valid token after them, or "
+             "without a bootstrap_value");
+}
+
+/// *to += *from: tokens that a screen has dropped are counted like those the scan sees.
+struct add_dropped_tokens {
+  const double* from;
+  double* to;
+  RLHF_HOST_DEVICE void operator()(index) const { *to += *from; }
+};
+
+template <class Run>
+void add_dropped(Run& run, const double* dropped, double* to) {
+  if (dropped != nullptr) run.for_each(1, add_dropped_tokens{dropped, to});
+}
+
+}  // namespace rlhf::inline RLHF_COMPUTE::detail

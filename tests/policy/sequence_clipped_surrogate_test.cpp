@@ -1,0 +1,114 @@
+#include "rlhf/policy/sequence_clipped_surrogate.hpp"
+
+#include <doctest/doctest.h>
+
+#include <cmath>
+
+#include "tests/support/backends.hpp"
+
+using namespace rlhf_test;
+using rlhf::aggregation;
+using rlhf::sequence_clipped_surrogate_loss;
+using rlhf::sequence_form;
+using rlhf::sequence_ratio;
+
+TEST_CASE_TEMPLATE("sequence_clipped_surrogate_loss: values by hand", B, RLHF_TEST_BACKENDS) {
+  // u = (0.1 + 0.3) / 2 = 0.2, A = 1, kept (ceiling 1.5) | u = -0.5, A = -1: cut at 0.9 | empty
+  const auto log_prob = rows<B>({{-1, -1, not_a_number}, {-1.5, not_a_number, not_a_number},
+                                 {not_a_number, not_a_number, not_a_number}});
+  const auto old = rows<B>({{-1.1, -1.3, not_a_number}, {-1, not_a_number, not_a_number},
+                            {not_a_number, not_a_number, not_a_number}});
+  const auto mask = flags<B>({{1, 1, 0}, {1, 0, 0}, {0, 0, 0}});
+  const double advantage[3] = {1, -1, 5};
+  auto gradient = rows<B>({{7, 7, 7}, {7, 7, 7}, {7, 7, 7}});
+  double sequence_loss[3] = {7, 7, 7};
+  const auto r = sequence_clipped_surrogate_loss<double>(
+      {.log_prob = log_prob.tensor(), .old_log_prob = old.tensor(), .advantage = advantage,
+       .mask = mask.tensor()},
+      {.d_log_prob = gradient.tensor(), .sequence_loss = sequence_loss},
+      {.clip_low = 0.1, .clip_high = 0.5,
+       .over = aggregation::sequence_mean_token_mean(rlhf::local)});
+  const double s = std::exp(0.2);
+  CHECK(r.loss == doctest::Approx((-s + 0.9) / 2));
+  CHECK(gradient(0, 0) == doctest::Approx(-s / 2 / 2));
+  CHECK(gradient(0, 1) == doctest::Approx(-s / 2 / 2));
+  CHECK(gradient(0, 2) == 0);
+  CHECK(gradient(1, 0) == 0);
+  CHECK(gradient(2, 0) == 0);
+  CHECK(sequence_loss[0] == doctest::Approx(-s));
+  CHECK(sequence_loss[1] == doctest::Approx(0.9));
+  CHECK(sequence_loss[2] == 0);
+  CHECK(r.ratio_max == doctest::Approx(s));
+  CHECK(r.ratio_min == doctest::Approx(std::exp(-0.5)));
+  CHECK(r.clip_fraction_low.mean() == doctest::Approx(1.0 / 3));
+  CHECK(r.sequences == 2);
+  CHECK(r.tokens == 3);
+}
+
+TEST_CASE("sequence_clipped_surrogate_loss: the sum is the ratio of the whole answer") {
+  const double log_prob[1][2] = {{-1, -1}}, old[1][2] = {{-1.1, -1.3}}, advantage[1] = {2};
+  double gradient[1][2];
+  const auto r = sequence_clipped_surrogate_loss<double>(
+      {.log_prob = log_prob, .old_log_prob = old, .advantage = advantage},
+      {.d_log_prob = gradient},
+      {.clip_low = 0.5, .clip_high = 1, .ratio = sequence_ratio::sum,
+       .over = aggregation::sequence_mean_token_mean(1)});
+  CHECK(r.loss == doctest::Approx(-2 * std::exp(0.4)));
+  CHECK(gradient[0][0] == doctest::Approx(-2 * std::exp(0.4)));
+  CHECK(gradient[0][1] == doctest::Approx(-2 * std::exp(0.4)));
+}
+
+TEST_CASE("sequence_clipped_surrogate_loss: both forms agree for one advantage per sequence") {
+  random_numbers random(3);
+  host_matrix<double> now(4, 6), old(4, 6), a(4, 6), b(4, 6);
+  double advantage[4];
+  for (std::ptrdiff_t i = 0; i < 4; ++i) {
+    advantage[i] = random.uniform(-1, 1);
+    for (std::ptrdiff_t j = 0; j < 6; ++j) {
+      now(i, j) = random.uniform(-3, 0);
+      old(i, j) = now(i, j) + random.uniform(-0.3, 0.3);
+    }
+  }
+  const auto call = [&](sequence_form form, host_matrix<double>& gradient) {
+    return sequence_clipped_surrogate_loss<double>(
+        {.log_prob = now.tensor(), .old_log_prob = old.tensor(), .advantage = advantage},
+        {.d_log_prob = gradient.tensor()},
+        {.clip_low = 0.05, .clip_high = 0.05, .form = form,
+         .over = aggregation::sequence_mean_token_mean(4)});
+  };
+  CHECK(call(sequence_form::sequence, a).loss ==
+        doctest::Approx(call(sequence_form::token, b).loss).epsilon(1e-14));
+  for (std::size_t k = 0; k < a.data.size(); ++k)
+    CHECK(a.data[k] == doctest::Approx(b.data[k]).epsilon(1e-13));
+}
+
+TEST_CASE("sequence_clipped_surrogate_loss: sequences of one token are the token loss") {
+  const double log_prob[3][1] = {{-1}, {-2}, {-0.5}}, old[3][1] = {{-1.3}, {-1.8}, {-0.5}};
+  const double advantage[3] = {1, -2, 3};
+  double by_sequence[3][1], by_token[3][1];
+  const auto a = sequence_clipped_surrogate_loss<double>(
+      {.log_prob = log_prob, .old_log_prob = old, .advantage = advantage},
+      {.d_log_prob = by_sequence},
+      {.clip_low = 0.2, .clip_high = 0.2, .over = aggregation::token_mean(3)});
+  const auto b = rlhf::clipped_surrogate_loss<double>(
+      {.log_prob = log_prob, .old_log_prob = old, .advantage = advantage}, {.d_log_prob = by_token},
+      {.over = aggregation::token_mean(3)});
+  CHECK(a.loss == doctest::Approx(b.loss).epsilon(1e-15));
+  for (int i = 0; i < 3; ++i)
+    CHECK(by_sequence[i][0] == doctest::Approx(by_token[i][0]).epsilon(1e-15));
+}
+
+TEST_CASE("sequence_clipped_surrogate_loss: contracts") {
+  const double x[1][2] = {{-1, -1}};
+  double d[1][2] = {{7, 7}};
+  const rlhf::policy_batch<double> batch{.log_prob = x, .old_log_prob = x, .advantage = x};
+  CHECK(message_of([&] {
+          sequence_clipped_surrogate_loss<double>(batch, {.d_log_prob = d},
+                                                  {.over = aggregation::turn_mean(rlhf::local)});
+        }) == "sequence_clipped_surrogate_loss: over: expected an aggregation other than turn_mean");
+  CHECK(message_of([&] {
+          sequence_clipped_surrogate_loss<double>(batch, {.d_log_prob = d},
+                                                  {.clip_high = -1, .over = aggregation::token_sum()});
+        }) == "sequence_clipped_surrogate_loss: clip_high: expected >= 0, received -1");
+  CHECK(d[0][0] == 7);
+}
