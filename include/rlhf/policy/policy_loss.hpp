@@ -204,6 +204,8 @@ struct policy_kernel {
   using scalar_type = T;
   static constexpr bool behaviour = uses_behaviour<Term>();
   static constexpr bool sequences = Level != ratio_level::token;
+  static constexpr bool takes_weights = Full;
+  static constexpr bool takes_no_mask = !Full;
   static_assert(Full || !sequences);
 
   enum input { log_prob, old_log_prob, advantage, behaviour_log_prob };
@@ -371,7 +373,7 @@ struct scale_copy {
 };
 
 template <class T, class Run, class Space>
-term_scales<T> plan_term(Run& run, const token_domain<Space>& domain, const aggregation& over,
+RLHF_NOINLINE term_scales<T> plan_term(Run& run, const token_domain<Space>& domain, const aggregation& over,
                          const double* counts, const double* row_weight,
                          const index_view<Space>& group_id, const token_input<T>& coefficient_in,
                          const coefficient& factor, const upstream_scale<T, Space>& upstream) {
@@ -459,7 +461,9 @@ bound_policy<T, Space> bind_policy(token_binder<Space>& bind, const policy_batch
   const double bonus = config.entropy.coefficient.value;
   expects(bonus - bonus == 0, function, "entropy.coefficient", "a finite number", bonus);
   p.full = p.with_kl || batch.entropy || batch.coefficient || output.upstream ||
-           output.token_loss || output.ratio || turns;
+           output.token_loss || output.ratio || turns ||
+           config.nonfinite != nonfinite_policy::propagate ||
+           (batch.mask && batch.mask.kind() != mask_kind::flag);
   return p;
 }
 

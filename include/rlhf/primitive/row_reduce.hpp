@@ -19,12 +19,12 @@ struct logit_rows {
 /// What one read of a row says of it: y = logit / temperature, p = softmax(y). All are NaN for a
 /// row that holds a NaN or +inf, or nothing but -inf.
 struct row_statistics {
-  double log_prob = 0;       ///< of the label: (y − max y) − log sum exp(y − max y)
-  double entropy = 0;        ///< − sum p log p, nats
-  double log_sum_exp = 0;    ///< max y + log sum exp(y − max y)
-  double mean_log_prob = 0;  ///< mean of log p over the classes that are not -inf; on request
-  double sum_p_squared = 0;  ///< sum of p²; on request
-  double classes = 0;        ///< how many logits are not -inf; on request
+  double log_prob = 0;            ///< of the label: (y − max y) − log sum exp(y − max y)
+  double entropy = 0;             ///< − sum p log p, nats
+  double log_sum_exp = 0;         ///< max y + log sum exp(y − max y)
+  double mean_log_prob = 0;       ///< mean of log p over the classes that are not -inf; on request
+  double sum_p_squared = 0;       ///< sum of p²; on request
+  double classes = 0;             ///< how many logits are not -inf; on request
   bool label_is_largest = false;  ///< the label is the first of the largest logits
   bool finite = false;            ///< false where the figures are NaN
 };
@@ -57,12 +57,17 @@ struct row_slopes {
 ///     };
 ///
 /// It fills sum, range, nonfinite and slope, and writes what it wants per token; `masked` is called
-/// for the slots that do not count, whose logits are not read and whose gradient becomes +0 (or keeps
-/// its bits where it is added to).
+/// for the slots that do not count, whose logits are not read and whose gradient becomes +0 (or
+/// keeps its bits where it is added to).
 ///
-/// A row is read in tiles of 1,024 with a maximum of their own, 16 lanes wide; tiles merge in double.
-/// The order depends on nothing but the number of classes, so a row has the same bits alone and in
-/// a batch, and appended classes of -inf change nothing. Sums: a binary tree over counted tokens.
+/// A row is read in tiles of 1,024 with a maximum of their own, 16 lanes wide; tiles merge in
+/// double. The order depends on nothing but the number of classes, so a row has the same bits alone
+/// and in a batch, and appended classes of -inf change nothing. Sums: a binary tree over counted
+/// tokens.
+template <storage L, class Space>
+struct row_arguments;
+
+/// Where a token stands.
 struct row_place {
   index sequence = 0;
   index begin = 0;  ///< of the sequence, in a packed layout

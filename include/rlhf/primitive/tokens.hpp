@@ -81,7 +81,7 @@ class token_binder {
   named_range seen_[24];
   int seen_count_ = 0;
 
-  void note(const char* name, detail::byte_range bytes, bool written) {
+  RLHF_NOINLINE void note(const char* name, detail::byte_range bytes, bool written) {
     for (int k = 0; k < seen_count_; ++k)
       if ((written || seen_[k].written) && detail::overlap(bytes, seen_[k].bytes)) [[unlikely]] {
         detail::sentence s;
@@ -97,7 +97,7 @@ class token_binder {
       detail::fail_shape(function_, name, token_shape_, v.shape());
   }
 
-  void bind_layout(const sequence_layout<Space>& layout) {
+  RLHF_NOINLINE void bind_layout(const sequence_layout<Space>& layout) {
     domain_.kind = layout.kind;
     domain_.indices = layout.indices;
     const char* const what = layout.kind == arrangement::packed ? "layout: packed(cu_seqlens)"
@@ -139,7 +139,7 @@ class token_binder {
     }
   }
 
-  void bind_mask(const mask_view<Space>& mask) {
+  RLHF_NOINLINE void bind_mask(const mask_view<Space>& mask) {
     if (!mask) return;
     if (!(mask.shape() == token_shape_)) [[unlikely]]
       detail::fail_shape(function_, "mask", token_shape_, mask.shape());
@@ -190,7 +190,7 @@ class token_binder {
 
   /// An input with one number per token.
   template <class T>
-  token_input<T> token(const char* name, const view<const T, Space>& v) {
+  RLHF_NOINLINE token_input<T> token(const char* name, const view<const T, Space>& v) {
     if (!v) [[unlikely]]
       detail::fail(function_, name, "a tensor: this input is required");
     match(name, v);
@@ -201,7 +201,7 @@ class token_binder {
             packed ? v.stride(0) : v.stride(1), T(0)};
   }
   template <class T>
-  token_input<T> token(const char* name, const view<const T, Space>& v, T absent) {
+  RLHF_NOINLINE token_input<T> token(const char* name, const view<const T, Space>& v, T absent) {
     if (v) return token(name, v);
     token_input<T> none;
     none.absent = absent;
@@ -210,7 +210,7 @@ class token_binder {
 
   /// An input with one number per sequence.
   template <class T>
-  token_input<T> sequence(const char* name, const view<const T, Space>& v) {
+  RLHF_NOINLINE token_input<T> sequence(const char* name, const view<const T, Space>& v) {
     if (!v) [[unlikely]]
       detail::fail(function_, name, "a tensor: this input is required");
     if (v.rank() != 1 || v.size(0) != domain_.rows) [[unlikely]]
@@ -222,14 +222,14 @@ class token_binder {
 
   /// An input with one number per token or one per sequence.
   template <class T>
-  token_input<T> either(const char* name, const signal<const T, Space>& v) {
+  RLHF_NOINLINE token_input<T> either(const char* name, const signal<const T, Space>& v) {
     const bool rows = v.one_per_sequence ||
                       (v.rank() == 1 && domain_.kind != arrangement::packed);
     if (rows) return sequence(name, static_cast<const view<const T, Space>&>(v));
     return token(name, static_cast<const view<const T, Space>&>(v));
   }
   template <class T>
-  token_input<T> either(const char* name, const signal<const T, Space>& v, T absent) {
+  RLHF_NOINLINE token_input<T> either(const char* name, const signal<const T, Space>& v, T absent) {
     if (v) return either(name, v);
     token_input<T> none;
     none.absent = absent;
@@ -238,7 +238,7 @@ class token_binder {
 
   /// A tensor the call writes, one number per token; not given is fine.
   template <class T>
-  token_output<T> written(const char* name, const output<T, Space>& v) {
+  RLHF_NOINLINE token_output<T> written(const char* name, const output<T, Space>& v) {
     if (!v) return {};
     match(name, v);
     detail::check_memory(function_, name, static_cast<const view<T, Space>&>(v));
@@ -251,7 +251,7 @@ class token_binder {
 
   /// A tensor the call writes, one number per sequence.
   template <class T>
-  token_output<T> written_per_sequence(const char* name, const output<T, Space>& v) {
+  RLHF_NOINLINE token_output<T> written_per_sequence(const char* name, const output<T, Space>& v) {
     if (!v) return {};
     if (v.rank() != 1 || v.size(0) != domain_.rows) [[unlikely]]
       detail::fail_shape(function_, name, shape(domain_.rows), v.shape());
@@ -262,7 +262,7 @@ class token_binder {
   }
 
   /// Ids of rows (groups, rollouts): rank 1, one per sequence.
-  void row_ids(const char* name, const index_view<Space>& v) const {
+  RLHF_NOINLINE void row_ids(const char* name, const index_view<Space>& v) const {
     if (!v) [[unlikely]]
       detail::fail(function_, name, "a tensor: this input is required");
     if (v.rank() != 1 || v.size(0) != domain_.rows) [[unlikely]]
@@ -270,7 +270,7 @@ class token_binder {
   }
 
   /// A field this call has no use for must not be given.
-  void unused(const char* name, bool given) const {
+  RLHF_NOINLINE void unused(const char* name, bool given) const {
     if (given) [[unlikely]]
       detail::fail(function_, name, "to be left out: this call does not use it");
   }

@@ -294,7 +294,7 @@ struct aggregation_plan {
 /// The factors of `over` on a domain. `counts` and `row_weight` come from run.count; `factor`
 /// (times *factor_at where given) multiplies every weight.
 template <class T, class Run, class Space>
-aggregation_plan<T> plan_aggregation(Run& run, const token_domain<Space>& domain,
+RLHF_NOINLINE aggregation_plan<T> plan_aggregation(Run& run, const token_domain<Space>& domain,
                                      const aggregation& over, const double* counts,
                                      const double* row_weight, const index_view<Space>& group_id,
                                      token_input<T> coefficient, double factor = 1,

@@ -177,7 +177,8 @@ struct choose_shift {
   RLHF_HOST_DEVICE void operator()(index k) const {
     using at = sums_of<sum_kernel<T, Series>>;
     const double low = sums[at::low + k], high = sums[at::high + k];
-    shift[k] = static_cast<T>(low == high ? low : *weight > 0 ? sums[k] / *weight : 0);
+    const bool constant = low == high && sums[at::nonfinite] == 0;
+    shift[k] = static_cast<T>(constant ? low : *weight > 0 ? sums[k] / *weight : 0);
   }
 };
 
@@ -194,7 +195,8 @@ struct finish_moments {
     const double low = sums[at::low + k], high = sums[at::high + k];
     const double d = shifted[2 * k];
     const double m2 = shifted[2 * k + 1] - (n > 0 ? d * d / n : 0);
-    const bool constant = low == high;  // then the mean is that number, to the bit
+    // Equal numbers: the mean is that number, to the bit. A range does not see NaN.
+    const bool constant = low == high && sums[at::nonfinite] == 0;
     to[3 * k] = n;
     to[3 * k + 1] = constant ? low : n > 0 ? static_cast<double>(shift[k]) + d / n : 0;
     to[3 * k + 2] = constant || m2 < 0 ? 0 : m2;

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <new>
 
+#include "rlhf/core/config.hpp"
 #include "rlhf/core/contract.hpp"
 
 namespace rlhf::inline v1::detail {
@@ -50,8 +51,12 @@ class arena {
 
   template <class T>
   T* allocate(index n) {
-    const auto bytes =
-        (static_cast<std::size_t>(n > 0 ? n : 1) * sizeof(T) + alignment - 1) / alignment * alignment;
+    return static_cast<T*>(take(static_cast<std::size_t>(n > 0 ? n : 1) * sizeof(T)));
+  }
+
+ private:
+  RLHF_NOINLINE void* take(std::size_t size) {
+    const std::size_t bytes = (size + alignment - 1) / alignment * alignment;
     used_ += bytes;
     if (dry_) return nullptr;
     if (base_ != nullptr) {
@@ -60,13 +65,13 @@ class arena {
         s.add("at least ").add(static_cast<index>(used_ + alignment)).add(" bytes");
         fail(function_, "workspace", s.c_str(), static_cast<index>(capacity_));
       }
-      return reinterpret_cast<T*>(base_ + (used_ - bytes));
+      return base_ + (used_ - bytes);
     }
     auto* const head =
         static_cast<block*>(::operator new(bytes + alignment, std::align_val_t(alignment)));
     head->next = blocks_;
     blocks_ = head;
-    return reinterpret_cast<T*>(reinterpret_cast<std::byte*>(head) + alignment);
+    return reinterpret_cast<std::byte*>(head) + alignment;
   }
 };
 

@@ -67,6 +67,23 @@ class binary_tree {
 
 enum class lanes_masked { no, by_flags, by_weights };
 
+/// A kernel with a twin says which masks it is for, and its code for the others is not made: one
+/// that is not for masks of weights never meets them; one that is not for no mask is given flags.
+template <class K>
+constexpr bool takes_weights() {
+  if constexpr (requires { K::takes_weights; })
+    return K::takes_weights;
+  else
+    return true;
+}
+template <class K>
+constexpr bool takes_no_mask() {
+  if constexpr (requires { K::takes_no_mask; })
+    return K::takes_no_mask;
+  else
+    return true;
+}
+
 /// The 16 virtual lanes of one group, and what has left them for double precision.
 template <class V, class K>
 class lane_sums {
@@ -169,13 +186,15 @@ class lane_sums {
         }
         kernel(t);
         for (int k = 0; k < K::sums; ++k) {
-          if constexpr (M == lanes_masked::no)
+          if constexpr (M == lanes_masked::no) {
+            math::detail::keep_rounding(t.sum[k]);  // as under a mask: its product is not fused
             sum[k] = sum[k] + t.sum[k];
-          else if constexpr (M == lanes_masked::by_flags)
+          } else if constexpr (M == lanes_masked::by_flags) {
             sum[k] = sum[k] + math::select(counted, t.sum[k], zero);
-          else
-            sum[k] = sum[k] + math::select(counted,
-                                           k < K::scaled_sums ? t.sum[k] : t.sum[k] * weight, zero);
+          } else {
+            const V weighted = k < K::scaled_sums ? t.sum[k] : t.sum[k] * weight;
+            sum[k] = sum[k] + math::select(counted, weighted, zero);
+          }
         }
         for (int k = 0; k < K::ranges; ++k) {
           if constexpr (M == lanes_masked::no) {
@@ -273,7 +292,7 @@ class token_tile {
     } else if (mask.kind() == mask_kind::flag && step == 1 && n == whole) {
       masked = lanes_masked::by_flags;
       flags = static_cast<const std::uint8_t*>(mask.data()) + at;
-    } else if (mask.kind() == mask_kind::flag || n < whole) {
+    } else if (mask.kind() == mask_kind::flag || n < whole || !takes_no_mask<K>()) {
       masked = lanes_masked::by_flags;
       const bool given = mask.kind() == mask_kind::flag;
       for (index j = 0; j < n; ++j)
@@ -360,15 +379,18 @@ totals<K> run_group(const K& kernel, const token_arguments<K, Space>& a, index r
       fresh = false;
       switch (tile.masked) {
         case lanes_masked::no:
-          lanes.template run<lanes_masked::no>(kernel, tile.in, tile.out, nullptr, nullptr, scale, n);
+          if constexpr (takes_no_mask<K>())
+            lanes.template run<lanes_masked::no>(kernel, tile.in, tile.out, nullptr, nullptr, scale,
+                                                 n);
           break;
         case lanes_masked::by_flags:
           lanes.template run<lanes_masked::by_flags>(kernel, tile.in, tile.out, tile.flags, nullptr,
                                                      scale, n);
           break;
         case lanes_masked::by_weights:
-          lanes.template run<lanes_masked::by_weights>(kernel, tile.in, tile.out, nullptr,
-                                                       tile.weights, scale, n);
+          if constexpr (takes_weights<K>())
+            lanes.template run<lanes_masked::by_weights>(kernel, tile.in, tile.out, nullptr,
+                                                         tile.weights, scale, n);
           break;
       }
       tile.store(a, i, at, tokens);

@@ -158,8 +158,8 @@ offsets_of_row add_offsets(const scalar_of<V>* x, index n, scalar_of<V> top) {
 /// Scratch of one row whose gradient is wanted.
 template <class T>
 struct row_scratch {
-  T* e = nullptr;          // exp(d) of each class, relative to its tile's maximum
-  double* top = nullptr;   // maximum of each tile
+  T* e = nullptr;         // exp(d) of each class, relative to its tile's maximum
+  double* top = nullptr;  // maximum of each tile
 };
 
 /// A row on its way: tiles go in, statistics come out, gradients go back. Sums are relative to the
@@ -197,9 +197,7 @@ class row_pass {
     const index n = classes_ - t * row_tile;
     return n < row_tile ? n : row_tile;
   }
-  static index whole(index n) {
-    return (n + virtual_lanes - 1) / virtual_lanes * virtual_lanes;
-  }
+  static index whole(index n) { return (n + virtual_lanes - 1) / virtual_lanes * virtual_lanes; }
   const T* gather(index t) {
     return gather_tile<V>(row_ + t * row_tile * step_, step_, tile_size(t), tile_);
   }
@@ -218,8 +216,12 @@ class row_pass {
 
  public:
   row_pass(index step, index classes, double temperature, row_scratch<T> scratch)
-      : row_(nullptr), step_(step), classes_(classes), inverse_(1 / temperature),
-        inverse_narrow_(static_cast<T>(1 / temperature)), scratch_(scratch) {}
+      : row_(nullptr),
+        step_(step),
+        classes_(classes),
+        inverse_(1 / temperature),
+        inverse_narrow_(static_cast<T>(1 / temperature)),
+        scratch_(scratch) {}
 
   row_statistics read(const L* row, const index* label, bool mean_wanted, bool squares_wanted) {
     row_ = row;
@@ -312,9 +314,10 @@ class row_pass {
     return r;
   }
 
-  /// Gradients of one tile: p (p_slope + log_slope d) + uniform, already divided by the temperature.
+  /// Gradients of one tile: p (p_slope + log_slope d) + uniform, divided by the temperature.
   template <bool ReadLogits>
-  void gradients(const T* x, const T* e, index n, double top, const row_slopes& slope, T* to) const {
+  void gradients(const T* x, const T* e, index n, double top, const row_slopes& slope,
+                 T* to) const {
     const V zero = math::constant<V>(0);
     const V nothing = math::constant<V>(-__builtin_inf());
     const double shift = (top - top_) * inverse_;
@@ -369,7 +372,8 @@ class row_pass {
       // 1 − p from the log-probability: no digits are lost where p is near 1.
       const double p = math::exp(r.log_prob);
       at_label = (slope.label * -math::expm1(r.log_prob) + (slope.label + slope.p) * p +
-                  slope.p_log_p * p * (r.log_prob + r.entropy) + slope.uniform) * inverse_;
+                  slope.p_log_p * p * (r.log_prob + r.entropy) + slope.uniform) *
+                 inverse_;
     }
     const bool read = slope.p_log_p != 0 || slope.uniform != 0;
     const index tiles = row_tiles(classes_);
@@ -427,8 +431,8 @@ bool run_row(const K& kernel, const row_arguments<L, Space>& a, index k, row_pas
   const row_place& at = t.place;
   t.weight = 0;
   if (at.position < a.domain.length(at.sequence))
-    t.weight = a.domain.mask.at(a.domain.mask_offset(at.sequence) +
-                                at.position * a.domain.mask_stride());
+    t.weight =
+        a.domain.mask.at(a.domain.mask_offset(at.sequence) + at.position * a.domain.mask_stride());
   L* const gradient =
       a.gradient.data != nullptr ? a.gradient.at(at.sequence, at.begin, at.position) : nullptr;
   if (!(t.weight > 0)) {
