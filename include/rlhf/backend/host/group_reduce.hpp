@@ -12,7 +12,7 @@ struct found_groups {
   const index* start = nullptr;
   const index* order = nullptr;
 
-  sample_group at(index g) const {
+  RLHF_HOST_DEVICE sample_group at(index g) const {
     if (size > 0) return {nullptr, g * size, (g + 1) * size};
     return {order, start[g], start[g + 1]};
   }
@@ -28,7 +28,8 @@ struct group_scratch {
 
 /// Sorts numbers of runs by the id of the run, stably: merges of doubling width.
 template <class Space>
-index* sort_runs(const index_view<Space>& id, const index* start, index runs, index* a, index* b) {
+RLHF_HOST_DEVICE index* sort_runs(const index_view<Space>& id, const index* start, index runs,
+                                  index* a, index* b) {
   for (index k = 0; k < runs; ++k) a[k] = k;
   for (index width = 1; width < runs; width *= 2) {
     for (index low = 0; low < runs; low += 2 * width) {
@@ -50,7 +51,8 @@ index* sort_runs(const index_view<Space>& id, const index* start, index runs, in
 /// Runs of equal ids are groups already when no id comes back. Otherwise runs are sorted, never
 /// single samples.
 template <class Space>
-found_groups find_groups(const sample_groups<Space>& g, const group_scratch& scratch) {
+RLHF_HOST_DEVICE found_groups find_groups(const sample_groups<Space>& g,
+                                          const group_scratch& scratch) {
   if (g.size > 0) return {g.samples / g.size, g.size, nullptr, nullptr};
   index runs = 0;
   bool rising = true, falling = true;

@@ -219,6 +219,10 @@ class lane_sums {
   }
 };
 
+inline index steps_of(index length) {
+  return length > 0 ? (length + virtual_lanes - 1) / virtual_lanes : 1;
+}
+
 /// One tile of a row, with every input contiguous: pointers into the caller's tensors where they
 /// are, into these buffers where they are not.
 template <class K>
@@ -240,12 +244,14 @@ class token_tile {
   const T* weights = nullptr;
   lanes_masked masked = lanes_masked::no;
 
-  /// Tokens [from, from + n) of row i. A last step that is not full is padded with masked slots.
+  /// Tokens [from, from + n) of row i, which has `length` of them. A last step that is not full is
+  /// padded with masked slots.
   template <class Space>
-  void load(const token_arguments<K, Space>& a, index i, index from, index n, bool fresh_row) {
-    const token_domain<Space>& domain = a.domain;
-    const index begin = domain.begin(i);
+  void load(const token_arguments<K, Space>& a, index i, index length, index from, index n,
+            bool fresh_row) {
+    const index begin = a.domain.begin(i);
     const index whole = (n + virtual_lanes - 1) / virtual_lanes * virtual_lanes;
+    const index fill = length < tokens ? steps_of(length) * virtual_lanes : tokens;
     for (int k = 0; k < K::inputs; ++k) {
       const token_input<T>& x = a.in[k];
       if (x.data == nullptr || x.stride == 0) {
@@ -253,9 +259,6 @@ class token_tile {
         if (fresh_row) {
           const T value =
               x.data == nullptr ? x.absent : x.data[i * x.per_row + begin * x.per_begin];
-          const index fill = domain.length(i) < tokens ? (domain.length(i) + virtual_lanes - 1) /
-                                                             virtual_lanes * virtual_lanes
-                                                       : tokens;
           for (index j = 0; j < fill; ++j) in_[k][j] = value;
         }
         in[k] = in_[k];
@@ -339,8 +342,23 @@ class token_tile {
   }
 };
 
-inline index steps_of(index length) {
-  return length > 0 ? (length + virtual_lanes - 1) / virtual_lanes : 1;
+/// Whether row i + 1 goes on in memory where a full row i ends, in every tensor, with nothing that
+/// changes from row to row: such rows run as one, and since they fill their steps, in the same order.
+template <class K, class Space>
+bool rows_join(const token_arguments<K, Space>& a) {
+  const token_domain<Space>& d = a.domain;
+  if (d.kind == arrangement::packed || d.columns == 0 || d.columns % virtual_lanes != 0) return false;
+  if (d.mask.kind() != mask_kind::none &&
+      (d.mask.stride(1) != 1 || d.mask.stride(0) != d.columns))
+    return false;
+  for (int k = 0; k < K::inputs; ++k)
+    if (a.in[k].data != nullptr && (a.in[k].stride != 1 || a.in[k].per_row != d.columns)) return false;
+  for (int k = 0; k < K::outputs; ++k)
+    if (a.out[k].data != nullptr && (a.out[k].stride != 1 || a.out[k].per_row != d.columns))
+      return false;
+  for (int k = 0; k < K::scales; ++k)
+    if (a.scale[k].per_row != nullptr) return false;
+  return true;
 }
 
 /// Steps [first, last) of the rows [row, row_end), which form one group. The range begins and, but
@@ -351,15 +369,21 @@ totals<K> run_group(const K& kernel, const token_arguments<K, Space>& a, index r
   lane_sums<V, K> lanes;
   token_tile<K> tile;
   V scale[at_least_one(K::scales)];
+  const bool join = row_end - row > 1 && rows_join(a);
   index passed = 0;  // steps of earlier rows
-  for (index i = row; i < row_end && passed < last; ++i) {
-    const index length = a.domain.valid_length(i);
+  index next = row;
+  while (next < row_end && passed < last) {
+    const index i = next++;
+    index length = a.domain.valid_length(i);
+    if (join && length == a.domain.columns)
+      for (; next < row_end && a.domain.valid_length(next) == a.domain.columns; ++next)
+        length += a.domain.columns;
     const index steps = steps_of(length);
     const index from = first > passed ? first - passed : 0;
     const index to = last - passed < steps ? last - passed : steps;
     passed += steps;
     if (from >= to) continue;
-    if (to == steps) token_tile<K>::pad(a, i, length);
+    if (to == steps && next == i + 1) token_tile<K>::pad(a, i, length);
     if (length == 0) {
       lanes.advance(1);
       continue;
@@ -375,7 +399,7 @@ totals<K> run_group(const K& kernel, const token_arguments<K, Space>& a, index r
       if (ragged && n > 1) --n;
       const index at = s * virtual_lanes;
       const index tokens = length - at < n * virtual_lanes ? length - at : n * virtual_lanes;
-      tile.load(a, i, at, tokens, fresh);
+      tile.load(a, i, length, at, tokens, fresh);
       fresh = false;
       switch (tile.masked) {
         case lanes_masked::no:
