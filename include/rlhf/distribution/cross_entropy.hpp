@@ -1,6 +1,7 @@
 #pragma once
 
 #include "rlhf/distribution/row_binder.hpp"
+#include "rlhf/math/single.hpp"
 #include "rlhf/statistics/loss_scales.hpp"
 #include "rlhf/statistics/metric.hpp"
 
@@ -9,10 +10,10 @@ namespace rlhf::inline v1 {
 template <storage L, class Space = host_space>
 struct cross_entropy_input {
   named_only use_designators = named_only();
-  view<const L, Space> logits = {};    ///< [batch, time, classes] or [tokens, classes]
-  index_view<Space> label = {};        ///< the class each row should have
-  index_view<Space> group_id = {};     ///< for aggregation::group_mean_token_mean
-  mask_view<Space> mask = {};          ///< flags, or one weight per token
+  view<const L, Space> logits = {};  ///< [batch, time, classes] or [tokens, classes]
+  index_view<Space> label = {};      ///< the class each row should have
+  index_view<Space> group_id = {};   ///< for aggregation::group_mean_token_mean
+  mask_view<Space> mask = {};        ///< flags, or one weight per token
   sequence_layout<Space> layout = {};
 };
 
@@ -65,21 +66,31 @@ struct cross_entropy_result {
 
 namespace rlhf::inline RLHF_COMPUTE::formula {
 
+template <lane V>
 struct cross_entropy_terms {
-  double loss;
-  row_slopes slope;
+  V loss;
+  V d_label;  // the gradient of logit v is d_label 1[v = label] + d_p p_v + d_uniform
+  V d_p;
+  V d_uniform;
 };
 
-/// One token, from the statistics of its row: (1 − s)(−log p_label) + s·mean(−log p) + z·lse².
-RLHF_HOST_DEVICE inline cross_entropy_terms cross_entropy(const row_statistics& row,
-                                                          double smoothing, double z) {
-  const double hit = 1 - smoothing;
-  const double spread = smoothing > 0 ? smoothing * -row.mean_log_prob : 0;  // 0 · NaN stays out
-  const double share = smoothing > 0 ? smoothing / row.classes : 0;
-  const double square = z * row.log_sum_exp * row.log_sum_exp;
-  const double direct = hit > 0 ? hit * -row.log_prob : 0;
-  return {.loss = direct + spread + square,
-          .slope = {.label = -hit, .p = 1 + 2 * z * row.log_sum_exp, .uniform = -share}};
+/// One token: (1 − s)(−log p_label) + s·mean(−log p) + z·lse², s the smoothing. Where s is 0 the
+/// mean, and where it is 1 the label, may be anything.
+template <lane V>
+RLHF_HOST_DEVICE cross_entropy_terms<V> cross_entropy(const V& log_prob, const V& mean_log_prob,
+                                                      const V& log_sum_exp, const V& classes,
+                                                      const V& smoothing, const V& z) {
+  const V zero = math::constant<V>(0);
+  const V one = math::constant<V>(1);
+  const mask_of<V> smooth = smoothing > zero;
+  const V hit = one - smoothing;
+  const V direct = math::select(hit > zero, hit * log_prob, zero);
+  const V spread = math::select(smooth, smoothing * mean_log_prob, zero);
+  const V square = z * log_sum_exp * log_sum_exp;
+  return {.loss = square - (direct + spread),
+          .d_label = -hit,
+          .d_p = one + (z + z) * log_sum_exp,
+          .d_uniform = math::select(smooth, -(smoothing / classes), zero)};
 }
 
 }  // namespace rlhf::inline RLHF_COMPUTE::formula
@@ -102,20 +113,24 @@ struct cross_entropy_rows {
   RLHF_HOST_DEVICE void operator()(row_token<cross_entropy_rows>& t) const {
     const row_statistics& row = t.of;
     const index i = t.place.sequence;
-    const formula::cross_entropy_terms terms = formula::cross_entropy(row, smoothing, z_loss);
-    const double weight =
-        t.weight * static_cast<double>(read_token(coefficient, t.place));
-    t.sum[loss] = terms.loss * weight * value.at(i);
+    using V = math::scalar_lane<double>;
+    const auto terms = formula::cross_entropy<V>(
+        math::constant<V>(row.log_prob), math::constant<V>(row.mean_log_prob),
+        math::constant<V>(row.log_sum_exp), math::constant<V>(row.classes),
+        math::constant<V>(smoothing), math::constant<V>(z_loss));
+    const double token = math::first(terms.loss);
+    const double weight = t.weight * static_cast<double>(read_token(coefficient, t.place));
+    t.sum[loss] = token * weight * value.at(i);
     t.sum[nll] = -row.log_prob * t.weight;
     t.sum[entropy] = row.entropy * t.weight;
     t.sum[correct] = row.label_is_largest ? t.weight : 0;
-    t.nonfinite = row.finite && math::is_finite(terms.loss) ? 0 : 1;
-    write_token(token_loss, t.place, terms.loss);
+    t.nonfinite = row.finite && math::is_finite(token) ? 0 : 1;
+    write_token(token_loss, t.place, token);
     const double scale =
         weight * gradient.at(i) * static_cast<double>(read_token(upstream, t.place));
-    t.slope = {.label = terms.slope.label * scale,
-               .p = terms.slope.p * scale,
-               .uniform = terms.slope.uniform * scale};
+    t.slope = {.label = math::first(terms.d_label) * scale,
+               .p = math::first(terms.d_p) * scale,
+               .uniform = math::first(terms.d_uniform) * scale};
   }
   RLHF_HOST_DEVICE void masked(const row_place& at) const { clear_token(token_loss, at); }
 
@@ -153,25 +168,25 @@ inline void check_loose(const char* function, const aggregation& over, bool loos
 ///     loss = aggregate((1 − s)(−log p_label) + s·mean over classes(−log p)
 ///                      + z_loss·(log sum exp y)²)
 ///
-/// Shapes    logits, d_logits: [batch, time, classes], or [tokens, classes], packed or alone; label,
-///           mask, token_loss: the same without classes; upstream: those or [batch]
+/// Shapes    logits, d_logits: [batch, time, classes], or [tokens, classes], packed or alone;
+///           label, mask, token_loss: the same without classes; upstream: those or [batch]
 /// Units     nats; label: int32 or int64; mask: a flag, or a weight >= 0; 0 = ignored
 /// Requires  at least one class; 0 <= label < classes or label == ignore_index in every counted
 ///           token; label_smoothing in [0, 1]; z_loss >= 0; temperature > 0; d_logits: exactly the
 ///           logits' memory, or memory of its own; tokens without sequences: over tokens only
 /// Throws    contract_violation when a requirement is broken; nothing has been written by then
-/// Gradient  w / temperature · (p_v (1 + 2 z lse) − (1 − s) 1[v = label] − s / classes), w: the weight
-///           the aggregation gives the token; in place it overwrites the logits; add_to adds
-/// Edges     masked and ignored tokens: not counted, their logits not read, gradient row +0, in place
-///           too; nothing counted: loss 0; a logit of -inf: p = 0, gradient 0, and it is no class that
-///           smoothing spreads over; a label with such a logit: loss +inf; a row that holds NaN or
-///           +inf, or only -inf: NaN; both are counted in nonfinite
+/// Gradient  w / temperature · (p_v (1 + 2 z lse) − (1 − s) 1[v = label] − s / classes), w: the
+///           weight the aggregation gives the token; in place it overwrites the logits; add_to adds
+/// Edges     masked and ignored tokens: not counted, their logits not read, gradient row +0, in
+///           place too; nothing counted: loss 0; a logit of -inf: p = 0, gradient 0, and it is no
+///           class that smoothing spreads over; a label with such a logit: loss +inf; a row that
+///           holds NaN or +inf, or only -inf: NaN; both are counted in nonfinite
 /// Numerics  as token_log_prob; 16-bit gradients are the float ones, rounded; sums: fixed order, in
 ///           double
 /// Cost      labels and mask read once for the weights; one read and one write of the logits, one
 ///           exponential per logit; host: no allocation with a workspace
-/// Source    definition; label smoothing: Szegedy et al. 2016, arXiv:1512.00567; z-loss: Chowdhery et
-///           al. 2022, arXiv:2204.02311
+/// Source    definition; label smoothing: Szegedy et al. 2016, arXiv:1512.00567; z-loss: Chowdhery
+///           et al. 2022, arXiv:2204.02311
 /// Elsewhere torch cross_entropy, Liger cross_entropy, TRL chunked_nll, OpenRLHF GPTLMLoss
 /// Example   examples/rlhf_pipeline.cpp
 template <storage L, executor Exec = serial>

@@ -17,7 +17,7 @@ struct policy_logits_batch {
   view<const compute_of<L>, Space> behaviour_log_prob = {};  ///< the policy that sampled
   view<const compute_of<L>, Space> ref_log_prob = {};        ///< reference of the KL term
   signal<const compute_of<L>, Space> advantage = {};         ///< per token or per sequence
-  signal<const compute_of<L>, Space> coefficient = {};  ///< weight of the policy term alone
+  signal<const compute_of<L>, Space> coefficient = {};       ///< weight of the policy term alone
   index_view<Space> group_id = {};  ///< for aggregation::group_mean_token_mean
   mask_view<Space> mask = {};
   sequence_layout<Space> layout = {};
@@ -73,29 +73,34 @@ struct policy_rows {
   token_output<T> to_log_prob = {}, to_entropy = {};
 
   RLHF_HOST_DEVICE void operator()(row_token<policy_rows>& t) const {
-    token_lanes<T, K> lane = {};
-    for (int k = 0; k < K::inputs; ++k) lane.in[k] = read_token(tokens.in[k], t.place);
-    lane.in[K::log_prob] = static_cast<T>(t.of.log_prob);
-    lane.in[K::entropy_in] = static_cast<T>(t.of.entropy);
+    using V = math::scalar_lane<T>;
+    token_lanes<V, K> lane = {};
+    for (int k = 0; k < K::inputs; ++k)
+      lane.in[k] = math::constant<V>(read_token(tokens.in[k], t.place));
+    lane.in[K::log_prob] = math::constant<V>(t.of.log_prob);
+    lane.in[K::entropy_in] = math::constant<V>(t.of.entropy);
     if (!old_given) lane.in[K::old_log_prob] = lane.in[K::log_prob];
-    const T weight = static_cast<T>(t.weight);
+    const V weight = math::constant<V>(t.weight);
     for (int k = 0; k < K::scales; ++k)
-      lane.scale[k] = static_cast<T>(tokens.scale[k].at(t.place.sequence)) * weight;
+      lane.scale[k] = math::constant<V>(tokens.scale[k].at(t.place.sequence)) * weight;
     kernel(lane);
 
     bool finite = true;
     for (int k = 0; k < K::observed; ++k) finite = finite && math::is_finite(lane.in[k]);
     t.nonfinite = finite ? 0 : 1;
-    for (int k = 0; k < K::sums; ++k)
-      t.sum[k] = static_cast<double>(k < K::scaled_sums ? lane.sum[k] : lane.sum[k] * weight);
-    for (int k = 0; k < K::ranges; ++k) t.range[k] = static_cast<double>(lane.range[k]);
+    for (int k = 0; k < K::sums; ++k) {
+      const V sum = k < K::scaled_sums ? lane.sum[k] : lane.sum[k] * weight;
+      t.sum[k] = static_cast<double>(math::first(sum));
+    }
+    for (int k = 0; k < K::ranges; ++k)
+      t.range[k] = static_cast<double>(math::first(lane.range[k]));
+    const auto out = [&](int k) { return static_cast<double>(math::first(lane.out[k])); };
     write_token(to_log_prob, t.place, t.of.log_prob);
     write_token(to_entropy, t.place, t.of.entropy);
-    write_token(tokens.out[K::token_loss], t.place, static_cast<double>(lane.out[K::token_loss]));
-    write_token(tokens.out[K::ratio_out], t.place, static_cast<double>(lane.out[K::ratio_out]));
-    const auto label = static_cast<double>(lane.out[K::d_log_prob]);
-    const auto spread = static_cast<double>(lane.out[K::d_entropy]);
-    t.slope = {.label = label, .p = -label, .p_log_p = -spread};
+    write_token(tokens.out[K::token_loss], t.place, out(K::token_loss));
+    write_token(tokens.out[K::ratio_out], t.place, out(K::ratio_out));
+    const double label = out(K::d_log_prob);
+    t.slope = {.label = label, .p = -label, .p_log_p = -out(K::d_entropy)};
   }
   RLHF_HOST_DEVICE void masked(const row_place& at) const {
     clear_token(to_log_prob, at);
@@ -110,8 +115,8 @@ template <storage L, class Run, class Space>
 token_input<compute_of<L>> scratch_log_prob(Run& run, row_arguments<L, Space> a) {
   using T = compute_of<L>;
   const bool packed = a.domain.kind == arrangement::packed;
-  T* const memory = run.template allocate<T>(packed ? a.domain.columns
-                                                    : a.domain.rows * a.domain.columns);
+  T* const memory =
+      run.template allocate<T>(packed ? a.domain.columns : a.domain.rows * a.domain.columns);
   log_prob_rows<T> kernel;
   kernel.to_log_prob = {memory, packed ? 0 : a.domain.columns, packed ? 1 : 0, 1, false};
   a.gradient = {};
@@ -125,18 +130,19 @@ token_input<compute_of<L>> scratch_log_prob(Run& run, row_arguments<L, Space> a)
 /// Any policy loss of token level straight from the logits: log-probability, entropy, loss and the
 /// gradient of every logit in one read. The formula is that of policy_loss.
 ///
-/// Shapes    logits, d_logits: [batch, time, classes], or [tokens, classes], packed or alone; label,
-///           old_log_prob, ref_log_prob, mask and every other output: the same without classes;
-///           advantage, coefficient, upstream: those or [batch]; group_id: [batch]
+/// Shapes    logits, d_logits: [batch, time, classes], or [tokens, classes], packed or alone;
+///           label, old_log_prob, ref_log_prob, mask and every other output: the same without
+///           classes; advantage, coefficient, upstream: those or [batch]; group_id: [batch]
 /// Units     as token_log_prob and policy_loss
 /// Requires  what token_log_prob and policy_loss require; d_logits: exactly the logits' memory, or
 ///           memory of its own; tokens without sequences: an aggregation over tokens
 /// Throws    contract_violation when a requirement is broken; nothing has been written by then
-/// Gradient  that of policy_loss carried through log_prob and entropy as token_log_prob_backward does
-/// Edges     masked and ignored tokens: not counted, their logits not read, gradient row +0, in place
-///           too; others as token_log_prob and policy_loss
-/// Numerics  per token the same bits as token_log_prob, policy_loss and token_log_prob_backward one
-///           after the other; sums: a fixed order, in double
+/// Gradient  that of policy_loss, carried through log_prob and entropy as token_log_prob_backward
+///           does it
+/// Edges     masked and ignored tokens: not counted, their logits not read, gradient row +0, in
+///           place too; others as token_log_prob and policy_loss
+/// Numerics  per token what token_log_prob, policy_loss and token_log_prob_backward give one after
+///           the other; sums: a fixed order, in double
 /// Cost      mask and labels read once for the weights; one read and one write of the logits, one
 ///           exponential per logit; one read more unless .nonfinite is propagate
 /// Source    the composition is ours; see the losses built on it
@@ -154,7 +160,7 @@ result_of<Exec, policy_result> policy_loss_from_logits(
   row_arguments<L, Space> a = bind.arguments(config.temperature);
   bind.gradient(output.d_logits, a);
   const policy_config loss{config.over, config.kl, config.entropy, config.nonfinite};
-  const auto p = detail::bind_policy<Term>(
+  auto p = detail::bind_policy<Term>(
       bind.tokens(),
       policy_batch<T, Space>{.old_log_prob = batch.old_log_prob,
                              .behaviour_log_prob = batch.behaviour_log_prob,
@@ -162,9 +168,8 @@ result_of<Exec, policy_result> policy_loss_from_logits(
                              .advantage = batch.advantage,
                              .coefficient = batch.coefficient,
                              .group_id = batch.group_id},
-      policy_output<T, Space>{.token_loss = output.token_loss,
-                              .ratio = output.ratio,
-                              .upstream = output.upstream},
+      policy_output<T, Space>{
+          .token_loss = output.token_loss, .ratio = output.ratio, .upstream = output.upstream},
       loss, false, true);
   for (const aggregation& over : {config.over, p.kl_over, p.entropy_over})
     detail::check_loose(function, over, bind.loose());
@@ -175,28 +180,16 @@ result_of<Exec, policy_result> policy_loss_from_logits(
   auto run = exec.begin(function);
   double* const figures = run.template allocate<double>(token_counts::size + sums_of<K>::size);
   double* const sums = figures + token_counts::size;
-  detail::bound_policy<T, Space> bound = p;
-  bound.domain = a.domain = bind.counted(run);
-  double* const row_weight = run.template allocate<double>(a.domain.rows);
-  run.count(a.domain, figures, row_weight);
-  detail::check_count(run, config.over, figures);
-  detail::arrange_policy(run, bound, loss, batch.group_id, output.upstream, figures, row_weight,
-                         rows.kernel, rows.tokens);
-  const double* dropped = nullptr;
-  if (config.nonfinite != nonfinite_policy::propagate) {
-    const token_input<T> observed[] = {detail::scratch_log_prob<L>(run, a),
-                                       p.old_log_prob,
-                                       p.behaviour,
-                                       p.advantage,
-                                       p.weight,
-                                       p.ref};
-    const auto screened = screen_nonfinite<T>(run, a.domain, observed, config.nonfinite);
-    a.domain = screened.domain;
-    dropped = screened.dropped;
-  }
+  p.full = true;
+  p.domain = a.domain = bind.counted(run);
+  if (config.nonfinite != nonfinite_policy::propagate)
+    p.log_prob = detail::scratch_log_prob<L>(run, a);
+  const auto plan = detail::plan_policy<T>(run, p, loss, batch.group_id, output.upstream, figures);
+  detail::arrange_policy(p, plan, loss, rows.kernel, rows.tokens);
+  a.domain = plan.screened.domain;
   run.row_reduce(rows, a, sums);
-  if (dropped != nullptr)
-    run.for_each(1, detail::add_figure{dropped, sums + sums_of<K>::nonfinite});
+  if (plan.screened.dropped != nullptr)
+    run.for_each(1, detail::add_figure{plan.screened.dropped, sums + sums_of<K>::nonfinite});
   return run.template finish<policy_result>(figures, &K::read);
 }
 
@@ -207,9 +200,9 @@ result_of<Exec, policy_result> policy_loss_from_logits(
 /// Units     as clipped_surrogate_loss
 /// Requires  what token_log_prob and clipped_surrogate_loss require
 /// Throws    contract_violation when a requirement is broken; nothing has been written by then
-/// Gradient  ∂loss/∂logits = (d_log_prob (1[v = label] − p_v) − d_entropy p_v (log p_v + entropy)) /
-///           temperature, d_log_prob and d_entropy those of clipped_surrogate_loss; the entropy bonus
-///           has its exact gradient
+/// Gradient  ∂loss/∂logits_v = (d_log_prob (1[v = label] − p_v) − d_entropy p_v (log p_v +
+///           entropy)) / temperature, d_log_prob and d_entropy those of clipped_surrogate_loss; the
+///           entropy bonus has its exact gradient
 /// Edges     as policy_loss_from_logits
 /// Numerics  as policy_loss_from_logits
 /// Cost      as policy_loss_from_logits

@@ -122,8 +122,10 @@ class row_binder {
  public:
   row_binder(const char* function, const view<const L, Space>& logits,
              const sequence_layout<Space>& layout, const mask_view<Space>& mask)
-      : function_(function), logits_(logits),
-        loose_(layout.kind == arrangement::padded && logits.rank() == 2), mask_(mask),
+      : function_(function),
+        logits_(logits),
+        loose_(layout.kind == arrangement::padded && logits.rank() == 2),
+        mask_(mask),
         tokens_(function, "logits", leading(function, logits, layout.kind), layout_of(layout),
                 mask) {}
   row_binder(const row_binder&) = delete;
@@ -140,9 +142,8 @@ class row_binder {
   }
 
   void labels(const index_view<Space>& label, index ignore_index) {
-    const rlhf::shape expected = logits_.rank() == 3
-                                     ? rlhf::shape(logits_.size(0), logits_.size(1))
-                                     : rlhf::shape(logits_.size(0));
+    const rlhf::shape expected = logits_.rank() == 3 ? rlhf::shape(logits_.size(0), logits_.size(1))
+                                                     : rlhf::shape(logits_.size(0));
     if (!label) [[unlikely]]
       fail(function_, "label", "a tensor: this input is required");
     if (!(label.shape() == expected)) [[unlikely]]
@@ -150,7 +151,8 @@ class row_binder {
     index n = 1;
     for (int k = 0; k < label.rank(); ++k) n *= label.size(k);
     if (n > 0 && label.data() == nullptr) [[unlikely]]
-      fail_shape(function_, "label", "memory behind the tensor: its pointer is null", label.shape());
+      fail_shape(function_, "label", "memory behind the tensor: its pointer is null",
+                 label.shape());
     label_ = label;
     ignore_ = ignore_index;
     if constexpr (std::same_as<Space, host_space>) {
@@ -164,7 +166,8 @@ class row_binder {
           if (!(domain.mask.at(at + j * domain.mask_stride()) > 0)) continue;
           const index y = labels.label_of({i, begin, j});
           if ((y < 0 || y >= classes()) && y != ignore_index) [[unlikely]]
-            fail(function_, "label", "0 <= label < classes, or ignore_index, in a counted token", y);
+            fail(function_, "label", "0 <= label < classes, or ignore_index, in a counted token",
+                 y);
         }
       }
     }
@@ -207,8 +210,8 @@ class row_binder {
   template <class Run>
   token_domain<Space> counted(Run& run) const {
     token_domain<Space> domain = tokens_.domain();
-    const index slots = domain.kind == arrangement::packed ? domain.columns
-                                                           : domain.rows * domain.columns;
+    const index slots =
+        domain.kind == arrangement::packed ? domain.columns : domain.rows * domain.columns;
     const bool packed = domain.kind == arrangement::packed && !loose_;
     if (loose_) {
       domain.kind = arrangement::padded;

@@ -27,7 +27,7 @@ template <storage L, class Space = host_space>
 struct token_log_prob_backward_input {
   named_only use_designators = named_only();
   view<const L, Space> logits = {};
-  index_view<Space> label = {};  ///< left out where d_log_prob is
+  index_view<Space> label = {};                        ///< left out where d_log_prob is
   signal<const compute_of<L>, Space> d_log_prob = {};  ///< d loss / d log_prob
   signal<const compute_of<L>, Space> d_entropy = {};   ///< d loss / d entropy
   signal<const compute_of<L>, Space> d_log_sum_exp = {};
@@ -136,16 +136,19 @@ struct log_prob_rows {
 ///           every output: the same without classes
 /// Units     nats; label: int32 or int64; mask: a flag, or a weight >= 0; 0 = ignored
 /// Requires  at least one class; 0 <= label < classes or label == ignore_index in every counted
-///           token; temperature > 0; label given where log_prob is; outputs with memory of their own
+///           token; temperature > 0; label given where log_prob is; outputs of their own memory
 /// Throws    contract_violation when a requirement is broken; nothing has been written by then
 /// Gradient  token_log_prob_backward
 /// Edges     masked and ignored tokens: the logits are not read, the outputs become 0; a logit of
-///           -inf has p = 0 and adds 0 to the entropy; a label with such a logit gives log_prob -inf;
-///           a row that holds NaN or +inf, or only -inf, gives NaN; both are counted in nonfinite
-/// Numerics  logits of 16 bits are computed with in float; maximum and label are subtracted first and
-///           sums merge in double, so a common offset costs nothing: log_prob and entropy within
-///           2 ULP of the exact values for float logits, near 0 too; p below e^-87 of a tile's largest
-///           (double: e^-708) counts as 0; same bits for any thread count, alone or in a batch
+///           -inf has p = 0 and adds 0 to the entropy; a label with such a logit gives log_prob
+///           -inf; a row that holds NaN or +inf, or only -inf, gives NaN; both are counted in
+///           nonfinite
+/// Numerics  logits of 16 bits are computed with in float; the maximum is subtracted first and sums
+///           merge in double, so a common offset costs nothing; of float logits, log_prob within 4
+///           and entropy within 8 ULP of the exact values down to 0.1; where they are smaller,
+///           within half an ULP of max y − y of the classes that make them; p below e^-87 of a
+///           tile's largest (double: e^-708) counts as 0; same bits for any thread count, alone or
+///           in a batch
 /// Cost      one read, one exponential per logit; host: no allocation with a workspace
 /// Source    definition; online log-sum-exp: Milakov, Gimelshein 2018, arXiv:1805.02867
 /// Elsewhere TRL selective_log_softmax, entropy_from_logits; verl logprobs_from_logits; OpenRLHF
@@ -153,8 +156,8 @@ struct log_prob_rows {
 template <storage L, executor Exec = serial>
 result_of<Exec, token_log_prob_result> token_log_prob(
     const token_log_prob_input<L, space_of<Exec>>& input,
-    const token_log_prob_output<L, space_of<Exec>>& output, const token_log_prob_config& config = {},
-    const Exec& exec = {}) {
+    const token_log_prob_output<L, space_of<Exec>>& output,
+    const token_log_prob_config& config = {}, const Exec& exec = {}) {
   using K = detail::log_prob_rows<compute_of<L>>;
   const char* const function = "token_log_prob";
   detail::row_binder<L, space_of<Exec>> bind(function, input.logits, input.layout, input.mask);
@@ -185,7 +188,7 @@ result_of<Exec, token_log_prob_result> token_log_prob(
 /// Shapes    as token_log_prob; d_log_prob, d_entropy, d_log_sum_exp: [batch, time] or [batch]
 /// Units     as token_log_prob
 /// Requires  as token_log_prob; d_logits: exactly the logits' memory, or memory of its own; label
-///           given exactly when d_log_prob is
+///           given where d_log_prob is
 /// Throws    contract_violation when a requirement is broken; nothing has been written by then
 /// Gradient  d_logits as above; in place it overwrites the logits; add_to(d_logits) adds
 /// Edges     masked and ignored tokens: the row becomes +0, in place too, or keeps its bits under

@@ -475,19 +475,46 @@ bound_policy<T, Space> bind_policy(const char* function, const policy_batch<T, S
   return bind_policy<Term>(bind, batch, output, config, sequence_level);
 }
 
-/// Fills what every level of ratio shares: inputs, outputs and the factors of each term.
-template <class K, scalar T, class Run, class Space>
-void arrange_policy(Run& run, const bound_policy<T, Space>& p, const policy_config& config,
-                    const index_view<Space>& group_id, const upstream_scale<T, Space>& upstream,
-                    const double* counts, const double* row_weight, K& kernel,
-                    token_arguments<K, Space>& a) {
-  const auto plan = [&](const aggregation& over, const coefficient& factor) {
-    return plan_term<T>(run, p.domain, over, counts, row_weight, group_id, p.weight, factor,
+/// What a policy call works out before its pass, whatever the kernel: counts, the tokens that are
+/// left, and the factors of each term.
+template <scalar T, class Space>
+struct planned_policy {
+  double* row_weight = nullptr;
+  screened_domain<Space> screened;
+  term_scales<T> policy, kl, entropy;
+};
+
+template <scalar T, class Run, class Space>
+RLHF_NOINLINE planned_policy<T, Space> plan_policy(Run& run, const bound_policy<T, Space>& p,
+                                                   const policy_config& config,
+                                                   const index_view<Space>& group_id,
+                                                   const upstream_scale<T, Space>& upstream,
+                                                   double* counts) {
+  planned_policy<T, Space> plan;
+  plan.row_weight = run.template allocate<double>(p.domain.rows);
+  run.count(p.domain, counts, plan.row_weight);
+  check_count(run, config.over, counts);
+  const token_input<T> observed[] = {p.log_prob, p.old_log_prob, p.behaviour, p.advantage,
+                                     p.weight,   p.ref,          p.entropy};
+  plan.screened = screen_nonfinite<T>(run, p.domain, observed, config.nonfinite);
+  const auto term = [&](const aggregation& over, const coefficient& factor) {
+    return plan_term<T>(run, p.domain, over, counts, plan.row_weight, group_id, p.weight, factor,
                         upstream);
   };
-  const auto policy = plan(config.over, 1);
-  a.scale[K::policy_loss] = policy.value.scale;
-  a.scale[K::policy_gradient] = policy.gradient;
+  plan.policy = term(config.over, 1);
+  if (!p.full) return plan;
+  plan.kl = term(p.kl_over, config.kl.coefficient);
+  plan.entropy = term(p.entropy_over, config.entropy.coefficient);
+  return plan;
+}
+
+/// Hands inputs, outputs and factors to the kernel's places.
+template <class K, scalar T, class Space>
+void arrange_policy(const bound_policy<T, Space>& p, const planned_policy<T, Space>& plan,
+                    const policy_config& config, K& kernel, token_arguments<K, Space>& a) {
+  a.domain = plan.screened.domain;
+  a.scale[K::policy_loss] = plan.policy.value.scale;
+  a.scale[K::policy_gradient] = plan.policy.gradient;
   a.in[K::log_prob] = p.log_prob;
   a.in[K::old_log_prob] = p.old_log_prob;
   a.in[K::advantage] = p.advantage;
@@ -499,13 +526,11 @@ void arrange_policy(Run& run, const bound_policy<T, Space>& p, const policy_conf
     kernel.weighting = config.kl.weighting;
     kernel.input_clamp = static_cast<T>(config.kl.input_clamp);
     kernel.output_clamp = static_cast<T>(config.kl.output_clamp);
-    const auto kl = plan(p.kl_over, config.kl.coefficient);
-    a.scale[K::kl_loss] = kl.value.scale;
-    a.scale[K::kl_gradient] = kl.gradient;
-    const auto bonus = plan(p.entropy_over, config.entropy.coefficient);
-    a.scale[K::entropy_loss] = bonus.value.scale;
-    a.scale[K::entropy_gradient] = bonus.gradient;
-    a.in[K::coefficient_in] = policy.value.coefficient;
+    a.scale[K::kl_loss] = plan.kl.value.scale;
+    a.scale[K::kl_gradient] = plan.kl.gradient;
+    a.scale[K::entropy_loss] = plan.entropy.value.scale;
+    a.scale[K::entropy_gradient] = plan.entropy.gradient;
+    a.in[K::coefficient_in] = plan.policy.value.coefficient;
     a.in[K::ref_in] = p.ref;
     a.in[K::entropy_in] = p.entropy;
     a.in[K::upstream_in] = p.above;
@@ -513,6 +538,17 @@ void arrange_policy(Run& run, const bound_policy<T, Space>& p, const policy_conf
     a.out[K::ratio_out] = p.ratio;
     a.out[K::d_entropy] = p.d_entropy;
   }
+}
+
+/// Runs the kernel and reads its figures.
+template <class K, class Run, class Space>
+auto pass_policy(Run& run, const K& kernel, const token_arguments<K, Space>& a,
+                 const double* dropped, double* figures) {
+  double* const sums = figures + token_counts::size;
+  run.map_reduce(kernel, a, sums);
+  if (dropped != nullptr)
+    run.for_each(1, add_figure{dropped, sums + sums_of<K>::nonfinite});
+  return run.template finish<policy_result>(figures, &K::read);
 }
 
 }  // namespace detail
@@ -555,26 +591,17 @@ result_of<Exec, policy_result> policy_loss(const Term& term,
   using Space = space_of<Exec>;
   const auto p = detail::bind_policy<Term>(function, batch, output, config, false);
   auto run = exec.begin(function);
+  using full_kernel = detail::policy_kernel<T, Term, true>;
+  double* const figures =
+      run.template allocate<double>(token_counts::size + sums_of<full_kernel>::size);
+  const auto plan =
+      detail::plan_policy<T>(run, p, config, batch.group_id, output.upstream, figures);
   const auto execute = [&]<bool Full>() -> result_of<Exec, policy_result> {
     using K = detail::policy_kernel<T, Term, Full>;
-    double* const figures = run.template allocate<double>(token_counts::size + sums_of<K>::size);
-    double* const row_weight = run.template allocate<double>(p.domain.rows);
-    double* const sums = figures + token_counts::size;
-    run.count(p.domain, figures, row_weight);
-    detail::check_count(run, config.over, figures);
-    const token_input<T> observed[] = {p.log_prob,  p.old_log_prob, p.behaviour, p.advantage,
-                                       p.weight, p.ref,          p.entropy};
-    const auto screened = screen_nonfinite<T>(run, p.domain, observed, config.nonfinite);
-
     K kernel{term};
     token_arguments<K, Space> a;
-    a.domain = screened.domain;
-    detail::arrange_policy(run, p, config, batch.group_id, output.upstream, figures, row_weight,
-                           kernel, a);
-    run.map_reduce(kernel, a, sums);
-    if (screened.dropped != nullptr)
-      run.for_each(1, detail::add_figure{screened.dropped, sums + sums_of<K>::nonfinite});
-    return run.template finish<policy_result>(figures, &K::read);
+    detail::arrange_policy(p, plan, config, kernel, a);
+    return detail::pass_policy(run, kernel, a, plan.screened.dropped, figures);
   };
   return p.full ? execute.template operator()<true>() : execute.template operator()<false>();
 }

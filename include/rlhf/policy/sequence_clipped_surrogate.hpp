@@ -140,7 +140,8 @@ result_of<Exec, sequence_clipped_surrogate_result> sequence_clipped_surrogate_lo
           "an aggregation other than turn_mean");
   const policy_config shared{
       .over = config.over, .kl = config.kl, .entropy = config.entropy, .nonfinite = config.nonfinite};
-  const auto p = detail::bind_policy<Term>(function, batch, output, shared, true);
+  auto p = detail::bind_policy<Term>(function, batch, output, shared, true);
+  p.full = true;
   const index rows = p.domain.rows;
   auto run = exec.begin(function);
 
@@ -148,7 +149,6 @@ result_of<Exec, sequence_clipped_surrogate_result> sequence_clipped_surrogate_lo
     using K = detail::policy_kernel<T, Term, true, Level>;
     using slopes = detail::row_slope_sum<T, Term>;
     double* const figures = run.template allocate<double>(token_counts::size + sums_of<K>::size);
-    double* const row_weight = run.template allocate<double>(rows);
     double* const kept_weight = run.template allocate<double>(rows);
     double* const kept_counts = run.template allocate<double>(token_counts::size);
     double* const row_sum = run.template allocate<double>(2 * rows);
@@ -156,12 +156,8 @@ result_of<Exec, sequence_clipped_surrogate_result> sequence_clipped_surrogate_lo
     double* const share = run.template allocate<double>(rows);
     T* const log_ratio = run.template allocate<T>(rows);
     T* const slope = run.template allocate<T>(rows);
-    double* const sums = figures + token_counts::size;
-    run.count(p.domain, figures, row_weight);
-    detail::check_count(run, config.over, figures);
-    const token_input<T> observed[] = {p.log_prob, p.old_log_prob, p.advantage,
-                                       p.weight,   p.ref,          p.entropy};
-    const auto screened = screen_nonfinite<T>(run, p.domain, observed, config.nonfinite);
+    const auto plan = detail::plan_policy<T>(run, p, shared, batch.group_id, output.upstream, figures);
+    const auto& screened = plan.screened;
     run.count(screened.domain, kept_counts, kept_weight);
 
     token_arguments<detail::log_ratio_sum<T>, Space> ratios;
@@ -174,9 +170,7 @@ result_of<Exec, sequence_clipped_surrogate_result> sequence_clipped_surrogate_lo
 
     K kernel{term};
     token_arguments<K, Space> a;
-    a.domain = screened.domain;
-    detail::arrange_policy(run, p, shared, batch.group_id, output.upstream, figures, row_weight,
-                           kernel, a);
+    detail::arrange_policy(p, plan, shared, kernel, a);
     a.in[K::row_log_ratio_in] = {log_ratio, 1, 0, 0, T(0)};
     a.in[K::row_slope_in].absent = T(0);
     if (Level == detail::ratio_level::sequence || p.sequence_loss.data != nullptr) {
@@ -196,10 +190,7 @@ result_of<Exec, sequence_clipped_surrogate_result> sequence_clipped_surrogate_lo
       a.in[K::row_slope_in] = {slope, 1, 0, 0, T(0)};
       a.scale[K::policy_gradient] = {unit, mean ? share : nullptr};  // ∂u/∂log_prob
     }
-    run.map_reduce(kernel, a, sums);
-    if (screened.dropped != nullptr)
-      run.for_each(1, detail::add_figure{screened.dropped, sums + sums_of<K>::nonfinite});
-    return run.template finish<policy_result>(figures, &K::read);
+    return detail::pass_policy(run, kernel, a, screened.dropped, figures);
   };
   return config.form == sequence_form::sequence
              ? execute.template operator()<detail::ratio_level::sequence>()

@@ -2,6 +2,7 @@
 
 #include "rlhf/core/config.hpp"
 #include "rlhf/primitive/count.hpp"
+#include "rlhf/primitive/group_reduce.hpp"
 #include "rlhf/primitive/map_reduce.hpp"
 #include "rlhf/statistics/nonfinite.hpp"
 
@@ -199,47 +200,25 @@ struct copy_reciprocal {
   RLHF_HOST_DEVICE void operator()(index i) const { to[i] = x[i] > 0 ? 1 / x[i] : 0; }
 };
 
-/// 1 / (weight of the rows that share an id) for each row; how many ids have weight, in *groups.
-/// One thread: an id costs a binary search in the list of those seen, kept in order.
-template <class Space>
+/// 1 / (weight of the rows that share an id) for each row; how many ids have weight.
 struct group_weights {
-  index_view<Space> id;
-  index rows;
   const double* row_weight;
-  index* order;    // first row of each id, in order of id
-  double* weight;  // of each id, in the same order
   double* per_row;
-  double* groups;
 
-  RLHF_HOST_DEVICE index find(index value, index n) const {
-    index low = 0;
-    while (low < n) {
-      const index middle = low + (n - low) / 2;
-      if (id[order[middle]] < value)
-        low = middle + 1;
-      else
-        n = middle;
+  struct partial {
+    double groups = 0;
+    static constexpr int size = 1;
+    RLHF_HOST_DEVICE friend partial operator+(const partial& a, const partial& b) {
+      return {a.groups + b.groups};
     }
-    return low;
-  }
-  RLHF_HOST_DEVICE void operator()(index) const {
-    index n = 0;
-    for (index i = 0; i < rows; ++i) {
-      const index at = find(id[i], n);
-      if (at == n || id[order[at]] != id[i]) {
-        for (index k = n; k > at; --k) order[k] = order[k - 1], weight[k] = weight[k - 1];
-        order[at] = i;
-        weight[at] = 0;
-        ++n;
-      }
-      weight[at] += row_weight[i];
-    }
-    *groups = 0;
-    for (index k = 0; k < n; ++k) *groups += weight[k] > 0 ? 1 : 0;
-    for (index i = 0; i < rows; ++i) {
-      const double w = weight[find(id[i], n)];
-      per_row[i] = w > 0 ? 1 / w : 0;
-    }
+    RLHF_HOST_DEVICE void write(double* to) const { *to = groups; }
+  };
+
+  RLHF_HOST_DEVICE partial operator()(const sample_group& group) const {
+    double weight = 0;
+    for (index k = 0; k < group.size(); ++k) weight += row_weight[group[k]];
+    for (index k = 0; k < group.size(); ++k) per_row[group[k]] = weight > 0 ? 1 / weight : 0;
+    return {weight > 0 ? 1.0 : 0.0};
   }
 };
 
@@ -320,10 +299,8 @@ RLHF_NOINLINE aggregation_plan<T> plan_aggregation(Run& run, const token_domain<
     case aggregation_mode::group_mean_token_mean: {
       double* const groups = run.template allocate<double>(1);
       double* const per_row = run.template allocate<double>(domain.rows);
-      index* const order = run.template allocate<index>(domain.rows);
-      double* const weight = run.template allocate<double>(domain.rows);
-      run.for_each(1, detail::group_weights<Space>{group_id, domain.rows, row_weight, order, weight,
-                                                   per_row, groups});
+      run.group_reduce(sample_groups<Space>{domain.rows, 0, group_id},
+                       detail::group_weights{row_weight, per_row}, groups);
       plan.scale.per_row = per_row;
       if (by.is_local()) counted = groups;
       break;

@@ -156,7 +156,8 @@ struct shifted_kernel {
   }
 };
 
-/// Where gather_moments leaves its figures, for each series three numbers of `moments`, then ranges.
+/// Where gather_moments leaves its figures: for each series the three numbers of its moments, then
+/// the ranges.
 template <class Series>
 struct moments_figures {
   static constexpr int low = 3 * Series::size;
@@ -325,7 +326,8 @@ inline masked_variance_result read_masked_variance(const double* f) {
 
 template <class T, class Space>
 void check_upstream_number(const char* function, const upstream_scale<T, Space>& upstream) {
-  if (upstream) fail(function, "upstream", "a number or a device_scalar: the statistic is one number");
+  if (upstream)
+    fail(function, "upstream", "a number or a device_scalar: the statistic is one number");
 }
 
 }  // namespace detail
@@ -343,10 +345,10 @@ void check_upstream_number(const char* function, const upstream_scale<T, Space>&
 /// Numerics  sums: fixed tree, in double
 /// Cost      mask read once for the weights, then one pass; host: no allocation with a workspace
 template <scalar T, executor Exec = serial>
-result_of<Exec, masked_mean_result> masked_mean(const masked_values<T, space_of<Exec>>& batch,
-                                                const masked_gradient<T, space_of<Exec>>& output = {},
-                                                const masked_mean_config& config = {},
-                                                const Exec& exec = {}) {
+result_of<Exec, masked_mean_result> masked_mean(
+    const masked_values<T, space_of<Exec>>& batch,
+    const masked_gradient<T, space_of<Exec>>& output = {}, const masked_mean_config& config = {},
+    const Exec& exec = {}) {
   using Space = space_of<Exec>;
   using K = detail::mean_kernel<T>;
   const char* const function = "masked_mean";
@@ -366,11 +368,11 @@ result_of<Exec, masked_mean_result> masked_mean(const masked_values<T, space_of<
   const token_input<T> observed[] = {value};
   const auto screened = screen_nonfinite<T>(run, domain, observed, config.nonfinite);
   const double* const kept = detail::count_kept(run, screened, figures);
-  run.for_each(1, detail::uniform_scale{config.over.value(), config.over.device(),
-                                        config.over.is_local() ? kept : nullptr, 1, 1, nullptr,
-                                        scale});
-  run.for_each(1, detail::scale_by{scale, output.upstream.number, output.upstream.device,
-                                   scale + 1});
+  run.for_each(
+      1, detail::uniform_scale{config.over.value(), config.over.device(),
+                               config.over.is_local() ? kept : nullptr, 1, 1, nullptr, scale});
+  run.for_each(1,
+               detail::scale_by{scale, output.upstream.number, output.upstream.device, scale + 1});
   token_arguments<K, Space> a;
   a.domain = screened.domain;
   a.in[0] = value;
@@ -394,9 +396,9 @@ result_of<Exec, masked_mean_result> masked_mean(const masked_values<T, space_of<
 /// Units     mask: a flag, or a weight >= 0; 0 = ignored; count is the sum of the weights
 /// Requires  one shape
 /// Throws    contract_violation when a requirement is broken
-/// Edges     masked positions are not read; nothing counted: all 0, min > max; equal numbers: mean is
-///           that number and m2 is 0, to the bit; NaN or inf in a counted token reaches the moments,
-///           unless .nonfinite drops it
+/// Edges     masked positions are not read; nothing counted: all 0, min > max; equal numbers: mean
+///           is that number and m2 is 0, to the bit; NaN or inf in a counted token reaches the
+///           moments, unless .nonfinite drops it
 /// Numerics  two passes, the second shifted by the mean of the first: mean 1e6 with standard
 ///           deviation 1 in float keeps the variance to 1e-6 relative
 /// Cost      two passes over value and mask; host: no allocation with a workspace
@@ -435,8 +437,8 @@ result_of<Exec, masked_moments_result> masked_moments(
 /// Requires  one shape; ddof >= 0
 /// Throws    contract_violation when a requirement is broken; nothing has been written by then
 /// Gradient  writes ∂variance/∂value = 2·weight·(value − mean) / (count − ddof) · upstream
-/// Edges     masked positions are not read and get gradient 0; fewer tokens than ddof + 1: variance 0
-///           and gradient 0; equal numbers: exactly 0
+/// Edges     masked positions are not read and get gradient 0; fewer tokens than ddof + 1: variance
+///           0 and gradient 0; equal numbers: exactly 0
 /// Numerics  as masked_moments
 /// Cost      two passes, and a third where the gradient is wanted
 template <scalar T, executor Exec = serial>
@@ -467,8 +469,9 @@ result_of<Exec, masked_variance_result> masked_variance(
   const double* const kept = detail::count_kept(run, screened, figures);
   double* const to = figures + token_counts::size;
   detail::gather_moments<T>(run, detail::identity_series{}, screened.domain, in, kept, to);
-  run.for_each(1, detail::variance_constants<T>{to, config.ddof, output.upstream.number,
-                                                output.upstream.device, to + at::size, slope, mean});
+  run.for_each(1,
+               detail::variance_constants<T>{to, config.ddof, output.upstream.number,
+                                             output.upstream.device, to + at::size, slope, mean});
   if (output.d_value) {
     token_arguments<K, Space> a;
     a.domain = screened.domain;

@@ -15,20 +15,20 @@ namespace rlhf::inline v1 {
 template <scalar T, class Space = host_space>
 struct pair_batch {
   named_only use_designators = named_only();
-  view<const T, Space> chosen_score = {};        ///< differentiable
-  view<const T, Space> rejected_score = {};      ///< differentiable
-  view<const T, Space> ref_chosen_score = {};    ///< for a formula that uses a reference
+  view<const T, Space> chosen_score = {};      ///< differentiable
+  view<const T, Space> rejected_score = {};    ///< differentiable
+  view<const T, Space> ref_chosen_score = {};  ///< for a formula that uses a reference
   view<const T, Space> ref_rejected_score = {};
-  view<const T, Space> margin = {};              ///< left out: 0
-  view<const T, Space> target = {};              ///< P(chosen is better); left out: 1
-  mask_view<Space> weight = {};                  ///< a flag, or a weight >= 0; 0 = ignored
+  view<const T, Space> margin = {};  ///< left out: 0
+  view<const T, Space> target = {};  ///< P(chosen is better); left out: 1
+  mask_view<Space> weight = {};      ///< a flag, or a weight >= 0; 0 = ignored
 };
 
 /// What a loss over pairs writes, where given.
 template <scalar T, class Space = host_space>
 struct pair_output {
   named_only use_designators = named_only();
-  output<T, Space> d_chosen_score = {};    ///< gradient of the loss
+  output<T, Space> d_chosen_score = {};  ///< gradient of the loss
   output<T, Space> d_rejected_score = {};
   output<T, Space> pair_loss = {};         ///< of each pair, unweighted
   upstream_scale<T, Space> upstream = {};  ///< a number, a device_scalar, or one number per pair
@@ -41,19 +41,19 @@ struct pair_config {
 
 /// What every loss over pairs returns. Results of micro-batches and ranks add up.
 struct pair_result {
-  double loss = 0;         ///< the scalar whose gradients are written
-  metric accuracy = {};         ///< share of pairs with chosen_reward > rejected_reward; a tie is wrong
-  metric ties = {};             ///< share of pairs with equal rewards
-  metric margin = {};           ///< chosen_reward − rejected_reward
-  metric chosen_reward = {};    ///< what the formula calls the reward of the chosen answer
+  double loss = 0;       ///< the scalar whose gradients are written
+  metric accuracy = {};  ///< share of pairs with chosen_reward > rejected_reward; a tie is wrong
+  metric ties = {};      ///< share of pairs with equal rewards
+  metric margin = {};    ///< chosen_reward − rejected_reward
+  metric chosen_reward = {};  ///< what the formula calls the reward of the chosen answer
   metric rejected_reward = {};
-  metric chosen_score = {};     ///< the inputs themselves
+  metric chosen_score = {};  ///< the inputs themselves
   metric rejected_score = {};
-  double reward_min = __builtin_inf();   ///< over both answers of all pairs
+  double reward_min = __builtin_inf();  ///< over both answers of all pairs
   double reward_max = -__builtin_inf();
-  double pairs = 0;        ///< sum of the weights
-  double positions = 0;    ///< pairs whose weight is > 0
-  double nonfinite = 0;    ///< counted pairs with a NaN or an infinity among their inputs
+  double pairs = 0;      ///< sum of the weights
+  double positions = 0;  ///< pairs whose weight is > 0
+  double nonfinite = 0;  ///< counted pairs with a NaN or an infinity among their inputs
 
   friend pair_result operator+(const pair_result& a, const pair_result& b) {
     pair_result r;
@@ -204,18 +204,28 @@ constexpr bool uses_reference() {
     return false;
 }
 
+/// Whether the rewards of a formula are its scores, so that they need not be summed twice.
+template <class Term>
+constexpr bool rewards_are_scores() {
+  if constexpr (requires { Term::rewards_are_scores; })
+    return Term::rewards_are_scores;
+  else
+    return false;
+}
+
 /// The formula, and its slopes: written out, or, when it returns the loss alone, from dual numbers.
 template <class Term, lane V>
-RLHF_HOST_DEVICE RLHF_INLINE pair_terms<V> evaluate_pair(const Term& term, const scored_pair<V>& p) {
+RLHF_HOST_DEVICE RLHF_INLINE pair_terms<V> evaluate_pair(const Term& term,
+                                                         const scored_pair<V>& p) {
   if constexpr (std::same_as<decltype(term(p)), V>) {
     using D = math::dual<V>;
     const V one = math::constant<V>(1), zero = math::constant<V>(0);
     const D ref_chosen{p.ref_chosen, zero}, ref_rejected{p.ref_rejected, zero};
     const D margin{p.margin, zero}, target{p.target, zero};
-    const D by_chosen = term(scored_pair<D>{
-        D{p.chosen, one}, D{p.rejected, zero}, ref_chosen, ref_rejected, margin, target});
-    const D by_rejected = term(scored_pair<D>{
-        D{p.chosen, zero}, D{p.rejected, one}, ref_chosen, ref_rejected, margin, target});
+    const D by_chosen = term(scored_pair<D>{D{p.chosen, one}, D{p.rejected, zero}, ref_chosen,
+                                            ref_rejected, margin, target});
+    const D by_rejected = term(scored_pair<D>{D{p.chosen, zero}, D{p.rejected, one}, ref_chosen,
+                                              ref_rejected, margin, target});
     return {.loss = by_chosen.value,
             .d_chosen = by_chosen.tangent,
             .d_rejected = by_rejected.tangent,
@@ -242,9 +252,17 @@ struct pair_kernel {
   enum factor { loss, gradient };
   static constexpr int scales = 2;
   static constexpr int scaled_sums = 1;
+  static constexpr bool plain = rewards_are_scores<Term>();
   enum metric_sum {
-    accuracy = 1, ties, margin, chosen_reward, rejected_reward, chosen_score, rejected_score, sums
+    accuracy = 1,
+    ties,
+    margin,
+    chosen_reward,
+    rejected_reward,
+    chosen_score,
+    rejected_score
   };
+  static constexpr int sums = plain ? chosen_score : rejected_score + 1;
   static constexpr int ranges = 2;
 
   Term term;
@@ -271,8 +289,10 @@ struct pair_kernel {
     t.sum[margin] = terms.chosen_reward - terms.rejected_reward;
     t.sum[chosen_reward] = terms.chosen_reward;
     t.sum[rejected_reward] = terms.rejected_reward;
-    t.sum[chosen_score] = pair.chosen;
-    t.sum[rejected_score] = pair.rejected;
+    if constexpr (!plain) {
+      t.sum[chosen_score] = pair.chosen;
+      t.sum[rejected_score] = pair.rejected;
+    }
     t.range[0] = terms.chosen_reward;
     t.range[1] = terms.rejected_reward;
   }
@@ -289,8 +309,8 @@ struct pair_kernel {
     r.margin = {sum[margin], r.pairs};
     r.chosen_reward = {sum[chosen_reward], r.pairs};
     r.rejected_reward = {sum[rejected_reward], r.pairs};
-    r.chosen_score = {sum[chosen_score], r.pairs};
-    r.rejected_score = {sum[rejected_score], r.pairs};
+    r.chosen_score = {sum[plain ? chosen_reward : chosen_score], r.pairs};
+    r.rejected_score = {sum[plain ? rejected_reward : rejected_score], r.pairs};
     const double* const low = sum + at::low;
     const double* const high = sum + at::high;
     r.reward_min = low[0] < low[1] ? low[0] : low[1];
@@ -364,7 +384,7 @@ pair_result read_pairs(const double* figures) {
 /// that returns the loss of one pair, or pair_terms<V> with its slopes written out. Where it
 /// returns the loss alone, dual numbers give the slopes, and the rewards are score − ref score. A
 /// formula that reads ref_chosen and ref_rejected says `static constexpr bool uses_reference =
-/// true`.
+/// true`; one whose rewards are its scores may save two sums by `rewards_are_scores = true`.
 ///
 /// Shapes    every tensor: [pairs], any stride
 /// Units     weight: a flag, or a weight >= 0; 0 = the pair is ignored
@@ -378,8 +398,7 @@ pair_result read_pairs(const double* figures) {
 /// Cost      weights read once for their sum, then one pass; host: no allocation with a workspace
 /// Source    the composition is ours; see the losses built on it
 template <scalar T, class Term, executor Exec = serial>
-result_of<Exec, pair_result> pair_loss(const Term& term,
-                                       const pair_batch<T, space_of<Exec>>& batch,
+result_of<Exec, pair_result> pair_loss(const Term& term, const pair_batch<T, space_of<Exec>>& batch,
                                        const pair_output<T, space_of<Exec>>& output,
                                        const pair_config& config, const Exec& exec = {},
                                        const char* function = "pair_loss") {

@@ -32,13 +32,11 @@ namespace detail {
 /// [n] as [1, n].
 template <class T, class Space>
 constexpr view<T, Space> as_row(const view<T, Space>& v) {
-  return view<T, Space>(
-      raw_view<T, Space>{v.data(), 2, {1, v.size(0), 1}, {0, v.stride(0), 0}});
+  return view<T, Space>(raw_view<T, Space>{v.data(), 2, {1, v.size(0), 1}, {0, v.stride(0), 0}});
 }
 template <class T, class Space>
 constexpr output<T, Space> as_row(const output<T, Space>& v) {
-  output<T, Space> row(
-      raw_view<T, Space>{v.data(), 2, {1, v.size(0), 1}, {0, v.stride(0), 0}});
+  output<T, Space> row(raw_view<T, Space>{v.data(), 2, {1, v.size(0), 1}, {0, v.stride(0), 0}});
   row.accumulate = v.accumulate;
   return row;
 }
@@ -55,7 +53,8 @@ mask_view<Space> as_row(const mask_view<Space>& m) {
     case mask_kind::weight64:
       return mask_view<Space>(
           strided_row<double, Space>{static_cast<const double*>(m.data()), n, step});
-    case mask_kind::none: break;
+    case mask_kind::none:
+      break;
   }
   return m;
 }

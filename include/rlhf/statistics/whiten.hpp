@@ -80,7 +80,8 @@ RLHF_HOST_DEVICE inline whiten_scale scale_of(double variance, double epsilon, e
       const double scale = 1 / math::sqrt(held ? epsilon : variance);
       return {scale, held ? 0 : -scale * scale * scale / 2};
     }
-    case epsilon_mode::inside: break;
+    case epsilon_mode::inside:
+      break;
   }
   const double scale = 1 / math::sqrt(variance + epsilon);
   return {scale, -scale * scale * scale / 2};
@@ -90,9 +91,7 @@ RLHF_HOST_DEVICE inline whiten_scale scale_of(double variance, double epsilon, e
 struct store_moments {
   moments m;
   double* to;
-  RLHF_HOST_DEVICE void operator()(index) const {
-    to[0] = m.count, to[1] = m.mean, to[2] = m.m2;
-  }
+  RLHF_HOST_DEVICE void operator()(index) const { to[0] = m.count, to[1] = m.mean, to[2] = m.m2; }
 };
 
 /// constants: mean in two parts, scale, what is added back.
@@ -162,9 +161,8 @@ struct whiten_slopes {
     const bool varies = !fixed && m.count > 0;
     to[0] = static_cast<T>(s.scale);
     to[1] = static_cast<T>(varies ? ((shift_mean ? 0 : 1) - s.scale) * products[0] / m.count : 0);
-    to[2] = static_cast<T>(varies && m.count > ddof
-                               ? s.slope * products[1] * 2 / (m.count - ddof)
-                               : 0);
+    to[2] =
+        static_cast<T>(varies && m.count > ddof ? s.slope * products[1] * 2 / (m.count - ddof) : 0);
   }
 };
 
@@ -241,11 +239,12 @@ void whiten_moments(Run& run, const screened_domain<Space>& screened, const toke
 /// Units     mask: a flag, or a weight >= 0; 0 = ignored; count is the sum of the weights
 /// Requires  one shape; ddof >= 0; epsilon >= 0
 /// Throws    contract_violation when a requirement is broken; nothing has been written by then
-/// Gradient  none is taken through advantages or rewards; whiten_backward is there where it is wanted
+/// Gradient  none is taken through advantages or rewards; whiten_backward is there where it is
+///           wanted
 /// Edges     masked positions are not read and get 0; equal numbers, a single one, and fewer than
 ///           ddof + 1 have variance 0 and give exactly 0 (their mean with shift_mean = false),
-///           whatever epsilon is; an empty mask gives zeros; NaN or inf in a counted token makes all
-///           of them NaN, unless .nonfinite drops it
+///           whatever epsilon is; an empty mask gives zeros; NaN or inf in a counted token makes
+///           all of them NaN, unless .nonfinite drops it
 /// Numerics  moments in two shifted passes, in double; (value − mean) without cancellation of the
 ///           mean's own rounding: mean 1e6 with standard deviation 1 keeps 1e-6
 /// Cost      three passes over value and mask, one where the moments are given; host: no
@@ -313,8 +312,8 @@ result_of<Exec, whiten_result> whiten_backward(
   using K = detail::whiten_backward_kernel<T>;
   using at = detail::moments_figures<detail::identity_series>;
   const char* const function = "whiten_backward";
-  const masked_values<T, Space> values{.value = batch.value, .mask = batch.mask,
-                                       .layout = batch.layout};
+  const masked_values<T, Space> values{
+      .value = batch.value, .mask = batch.mask, .layout = batch.layout};
   const bool row = detail::one_row(values);
   auto bind = detail::bind_values(function, values);
   const auto value = bind.token("value", detail::row_if(row, batch.value));
@@ -343,14 +342,14 @@ result_of<Exec, whiten_result> whiten_backward(
   first.in[1] = second.in[1] = u;
   second.out[0] = d_value;
   run.map_reduce(P{constant}, first, products);
-  run.for_each(1, detail::whiten_slopes<T>{to, products, config.ddof, config.epsilon,
-                                           config.epsilon_mode, config.shift_mean,
-                                           config.moments.has_value(), slope});
+  run.for_each(
+      1, detail::whiten_slopes<T>{to, products, config.ddof, config.epsilon, config.epsilon_mode,
+                                  config.shift_mean, config.moments.has_value(), slope});
   run.for_each(1, detail::store_one{one});
   second.scale[0].uniform = one;
   run.map_reduce(K{constant, slope}, second, unread);
-  run.for_each(1, detail::scale_by{products + sums_of<P>::nonfinite, 1, nullptr,
-                                   to + at::nonfinite});
+  run.for_each(1,
+               detail::scale_by{products + sums_of<P>::nonfinite, 1, nullptr, to + at::nonfinite});
   if (screened.dropped != nullptr)
     run.for_each(1, detail::add_dropped{screened.dropped, to + at::nonfinite});
   return run.template finish<whiten_result>(figures, &detail::read_whiten);
