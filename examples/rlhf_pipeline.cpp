@@ -1,15 +1,16 @@
 // The three stages of RLHF on a small scale, from preferences to a tuned policy:
 //
-//   1. supervised fine-tuning   a language model learns the chosen replies
-//   2. reward model             a Bradley-Terry model learns which of two replies people prefer
-//   3. PPO                      the language model learns to please the reward model without
-//                               leaving its reference further than a target KL
+//   1. fine-tuning     a language model learns the replies that people chose
+//   2. reward model    a Bradley-Terry model learns which of two replies people prefer
+//   3. PPO             the language model learns to please the reward model, at a KL from where it
+//                      started that a controller keeps on target
 //
-// Every loss, advantage, KL, log-probability and gradient below is a call of the library. The rest
-// stands in rlhf_pipeline/: a small network over words, its optimiser, words, files, the report.
+// Every loss, advantage, KL, log-probability and gradient is a call of the library; all of them are
+// in this file. The rest is in rlhf_pipeline/: a small network over words and its optimiser, the
+// vocabulary, n-grams, files, and the report.
 
-#include <rlhf/backend/eigen.hpp>
 #include <rlhf/advantage/generalized_advantage_estimation.hpp>
+#include <rlhf/backend/eigen.hpp>
 #include <rlhf/distribution/cross_entropy.hpp>
 #include <rlhf/distribution/policy_from_logits.hpp>
 #include <rlhf/distribution/token_log_prob.hpp>
@@ -20,477 +21,509 @@
 #include <rlhf/value/clipped_value_loss.hpp>
 #include <rlhf/value/explained_variance.hpp>
 
+#include <fmt/format.h>
+#include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <array>
 #include <chrono>
-#include <cmath>
-#include <numeric>
 
+#include "rlhf_pipeline/dataset.hpp"
 #include "rlhf_pipeline/language_model.hpp"
-#include "rlhf_pipeline/ngrams.hpp"
-#include "rlhf_pipeline/preferences.hpp"
 #include "rlhf_pipeline/report.hpp"
-#include "rlhf_pipeline/vocabulary.hpp"
-#include "rlhf_pipeline/workers.hpp"
+#include "rlhf_pipeline/reward_model.hpp"
 
 namespace demo {
 namespace {
 
 struct options {
-  std::string preferences;  // empty: the generated ones
-  std::string heldout;      // empty: the last sixth of the preferences
+  std::string preferences, heldout;
   std::string out = "rlhf_demo";
   std::uint64_t seed = 1;
-  std::size_t pairs = 1200;  // generated pairs
-  int epochs = 0;            // of fine-tuning; 0: by the data
-  int updates = 120;         // of PPO
-  double kl_target = 6;      // nats per reply
-  double policy_rate = 1e-3, value_rate = 1e-3;
-  int ppo_epochs = 2, minibatches = 2;
-  double sft_rate = 2e-3, entropy = 0, lambda = 0.95;
+  std::size_t pairs = 1200;
+  int epochs = 12;
+  int updates = 120;
+  double kl_target = 6;
 };
 
-inline index longest_reply = 48; inline float RD = 0.02f; inline double DEC=2;
-constexpr index replies_per_update = 64;
+constexpr std::size_t vocabulary_size = 1000;
+constexpr index longest_reply = 48;
 
-// ------------------------------------------------------------------------------------- data
+/// What a run carries from stage to stage.
+struct session {
+  options o;
+  dataset data;
+  run_files files;
+  json summary, samples;
 
-/// A pair of replies as tokens.
-struct token_pair {
-  tokens prompt, chosen, rejected;
-};
-
-struct dataset {
-  std::vector<token_pair> train, heldout;
-  std::vector<std::string> heldout_prompts;  // as text, for the report
-};
-
-/// Splits the pairs; without a file of held-out pairs the last sixth is held out.
-std::pair<std::vector<preference>, std::vector<preference>> load(const options& o, json& facts) {
-  std::size_t skipped = 0;
-  const auto read = [&](const std::string& path) {
-    preference_file file = read_preferences(path);
-    skipped += file.skipped;
-    return file.pairs;
-  };
-  std::vector<preference> train =
-      o.preferences.empty() ? generate_preferences(o.pairs, 1) : read(o.preferences);
-  std::vector<preference> heldout;
-  if (!o.heldout.empty()) {
-    heldout = read(o.heldout);
-  } else {
-    const auto sixth = static_cast<std::ptrdiff_t>(train.size() / 6);
-    heldout.assign(train.end() - sixth, train.end());
-    train.erase(train.end() - sixth, train.end());
+  /// Random numbers of one purpose do not depend on how many another one draws.
+  enum purpose : std::uint64_t { initial_weights, shuffling, prompts, sampling, scaling, before, after };
+  std::mt19937_64 random(purpose what, int worker = 0) const {
+    std::seed_seq seeds{o.seed, static_cast<std::uint64_t>(what), static_cast<std::uint64_t>(worker)};
+    return std::mt19937_64(seeds);
   }
-  if (train.size() < 2 || heldout.empty())
-    throw unusable_file(o.preferences + ": too few usable pairs to hold a sixth of them out");
-  facts = {{"source", o.preferences.empty() ? "generated" : o.preferences},
-           {"train_pairs", train.size()},
-           {"heldout_pairs", heldout.size()},
-           {"skipped_lines", skipped}};
-  return {std::move(train), std::move(heldout)};
-}
+};
 
-/// Both replies of the training pairs are counted: with one side left out its words would be
-/// unknown, and unknown words would tell the sides apart.
-vocabulary count_words(const std::vector<preference>& train) {
-  std::vector<std::string_view> texts;
-  for (const preference& p : train) texts.insert(texts.end(), {p.prompt, p.chosen, p.rejected});
-  return vocabulary(texts, 1000);
-}
+// ---------------------------------------------------------------------------- 1. fine-tuning
 
-std::vector<token_pair> encode(const vocabulary& words, const std::vector<preference>& pairs) {
-  const auto reply = [&](const std::string& text) {
-    tokens t = words.encode(text);
-    t.push_back(vocabulary::end);
-    return t;
-  };
-  std::vector<token_pair> result;
-  for (const preference& p : pairs)
-    result.push_back({words.encode(p.prompt), reply(p.chosen), reply(p.rejected)});
+/// Labels of words outside the vocabulary are replaced by this: there is nothing to learn.
+constexpr token ignored = -100;
+
+/// The chosen replies, cut to what the model may say.
+std::vector<exchange> chosen_replies(const std::vector<token_pair>& pairs) {
+  std::vector<exchange> result;
+  for (const token_pair& p : pairs) {
+    exchange& e = result.emplace_back(p.prompt, p.chosen);
+    e.reply.resize(std::min<std::size_t>(e.reply.size(), longest_reply));
+  }
   return result;
 }
 
-// ------------------------------------------------------------------------------ 1. fine-tuning
-
-/// What one of the two workers needs for a step of one network.
-struct workspace {
-  context_network::activations a;
-  matrix d_output;
-  column gradient;
-};
-using workspaces = std::array<workspace, shards>;
-
-column total_gradient(const workspaces& work) { return work[0].gradient + work[1].gradient; }
-
-/// A label that the loss leaves out: a word without a number is nothing to learn.
-constexpr token ignored = -100;
-
-tokens known_labels(const packed_replies& replies) {
-  tokens label = replies.label;
+/// Mean loss per known word of the batch; its gradient stays with the learner's workers.
+double supervised_loss(learner& model, const packed_replies& batch) {
+  tokens label = batch.label;
   std::replace(label.begin(), label.end(), vocabulary::unknown, ignored);
-  return label;
-}
+  const auto known = label.size() - static_cast<std::size_t>(
+                                        std::count(label.begin(), label.end(), ignored));
 
-/// Mean loss per token of the replies and, where wanted, its gradient.
-double supervised_loss(const context_network& model, const packed_replies& replies,
-                       workspaces& work, bool with_gradient) {
-  const auto known = static_cast<double>(replies.rows()) -
-                     static_cast<double>(std::count(replies.label.begin(), replies.label.end(),
-                                                    vocabulary::unknown));
-  std::array<rlhf::cross_entropy_result, shards> result;
-  in_shards([&](int k) {
-    const auto shard = static_cast<std::size_t>(k);
-    workspace& w = work[shard];
-    const packed_replies part = replies.part(shard_begin(replies.count(), k),
-                                             shard_begin(replies.count(), k + 1));
-    const tokens label = known_labels(part);
-    model.forward(part, w.a);
-    w.d_output.resizeLike(w.a.output);
-    result[shard] = rlhf::cross_entropy_loss<float>(
-        {.logits = w.a.output, .label = label}, {.d_logits = w.d_output},
+  std::array<rlhf::cross_entropy_result, worker_count> result;
+  in_shards(batch, [&](const shard& s) {
+    learner::worker& w = model.forward(s);
+    const auto labels = std::span<const token>(label).subspan(
+        static_cast<std::size_t>(s.first_row), s.replies.label.size());
+    result[s.worker] = rlhf::cross_entropy_loss<float>(
+        {.logits = w.a.output, .label = labels}, {.d_logits = w.d_output},
         {.ignore_index = ignored, .over = rlhf::aggregation::token_mean(known)});
-    if (!with_gradient) return;
-    w.gradient.setZero(model.parameters.size());
-    model.backward(part, w.a, w.d_output, w.gradient);
+    model.backward(s);
   });
   return (result[0] + result[1]).loss;
 }
 
-context_network fine_tune(const dataset& data, int vocabulary_size, const options& o,
-                          run_files& files, json& summary) {
-  constexpr std::size_t batch = 32;
-  std::vector<exchange> learn, check;
-  for (const token_pair& p : data.train) learn.push_back({p.prompt, p.chosen});
-  for (const token_pair& p : data.heldout) check.push_back({p.prompt, p.chosen});
-  for (auto* v : {&learn, &check}) for (auto& e : *v) if (e.reply.size() > std::size_t(longest_reply)) e.reply.resize(std::size_t(longest_reply));
+context_network fine_tune(session& run) {
+  constexpr std::size_t batch_size = 32;
+  constexpr double rate = 3e-3;  // falls to 0 over the stage
+  const std::vector<exchange> replies = chosen_replies(run.data.train);
+  const std::vector<exchange> heldout = chosen_replies(run.data.heldout);
+  const index words = run.data.words.size();
+  std::mt19937_64 weights = run.random(session::initial_weights);
+  std::mt19937_64 shuffling = run.random(session::shuffling);
+  learner model(context_network(
+      {.vocabulary = words, .embedding = 32, .hidden = 128, .outputs = words}, weights));
 
-  context_network model(
-      {.vocabulary = vocabulary_size, .embedding = 32, .hidden = 128, .outputs = vocabulary_size},
-      o.seed);
-  adam optimiser(model.parameters.size());
-  workspaces work;
-  std::mt19937_64 random(o.seed);
-  const int epochs = o.epochs > 0 ? o.epochs : 8;
-  const int per_epoch = static_cast<int>((learn.size() + batch - 1) / batch);
-  progress stage("fine-tuning", epochs * per_epoch);
   std::vector<const exchange*> order;
-  for (const exchange& e : learn) order.push_back(&e);
-
-  for (int epoch = 0; epoch < epochs; ++epoch) {
-    std::shuffle(order.begin(), order.end(), random);
-    double epoch_loss = 0;
-    for (int b = 0; b < per_epoch; ++b) {
-      const auto first = static_cast<std::ptrdiff_t>(static_cast<std::size_t>(b) * batch);
-      const auto last = std::min<std::ptrdiff_t>(first + static_cast<std::ptrdiff_t>(batch),
-                                                 static_cast<std::ptrdiff_t>(order.size()));
-      const packed_replies replies(
-          std::vector<const exchange*>(order.begin() + first, order.begin() + last));
-      const double loss = supervised_loss(model, replies, work, true);
-      column gradient = total_gradient(work);
-      const double left = 1 - static_cast<double>(epoch * per_epoch + b) / (epochs * per_epoch);
-      optimiser.step(model.parameters, gradient, o.sft_rate * left);
-      epoch_loss += loss / per_epoch;
-      files.record({{"stage", "sft"}, {"step", epoch * per_epoch + b + 1}, {"loss", loss}});
-      stage.step(fmt::format("loss {:.3f}", loss));
+  for (const exchange& e : replies) order.push_back(&e);
+  const std::size_t batches = (order.size() + batch_size - 1) / batch_size;
+  const int steps = run.o.epochs * static_cast<int>(batches);
+  progress bar("1 fine-tuning", steps);
+  double heldout_loss = 0, epoch_loss = 0;
+  for (int step = 0; step < steps; ++step) {
+    const std::size_t b = static_cast<std::size_t>(step) % batches;
+    if (b == 0) {
+      std::shuffle(order.begin(), order.end(), shuffling);
+      epoch_loss = 0;
     }
-    const double heldout_loss = supervised_loss(model, packed_replies(check), work, false);
-    files.record({{"stage", "sft"}, {"step", (epoch + 1) * per_epoch}, {"loss", epoch_loss}, {"heldout_loss", heldout_loss}});
-    summary["sft"] = {{"train_loss", epoch_loss}, {"heldout_loss", heldout_loss}};
-    spdlog::info("epoch {} loss {:.3f} heldout {:.3f}", epoch, epoch_loss, heldout_loss);
+    const std::span<const exchange*> rest = std::span(order).subspan(b * batch_size);
+    const auto batch = rest.first(std::min(batch_size, rest.size()));
+    const double loss = supervised_loss(model, packed_replies({batch.begin(), batch.end()}));
+    model.step(rate * (1 - static_cast<double>(step) / steps));
+
+    epoch_loss += loss / static_cast<double>(batches);
+    json line = {{"stage", "sft"}, {"step", step + 1}, {"loss", loss}};
+    if (b + 1 == batches) {
+      heldout_loss = supervised_loss(model, packed_replies(heldout));
+      line["heldout_loss"] = heldout_loss;
+      run.summary["sft"] = {{"train_loss", epoch_loss}, {"heldout_loss", heldout_loss}};
+    }
+    run.files.record(line);
+    bar.step(fmt::format("loss {:.2f}  held out {:.2f}", loss, heldout_loss));
   }
-  return model;
+  return model.network;
 }
 
-// ------------------------------------------------------------------------------ 2. reward model
+// --------------------------------------------------------------------------- 2. reward model
 
-/// A reward that is linear in the n-grams of a reply.
-struct reward_model {
-  ngrams features;
-  Eigen::VectorXf weight;
-  double shift = 0, scale = 1;
-
-  double operator()(const tokens& reply) const {
-    return (static_cast<double>(features.of(reply).dot(weight)) - shift) / scale;
-  }
-};
-
-/// Bradley-Terry: a pair's probability is sigmoid(reward of chosen − reward of rejected).
-rlhf::bradley_terry_result judge_pairs(const reward_model& model, std::span<const token_pair> pairs) {
-  Eigen::ArrayXf chosen(static_cast<index>(pairs.size())), rejected(chosen.size());
+/// Which reply of a pair would the model choose?
+rlhf::bradley_terry_result judge_pairs(const reward_model& model,
+                                       const std::vector<token_pair>& pairs) {
+  column chosen(static_cast<index>(pairs.size())), rejected(chosen.size());
   for (std::size_t i = 0; i < pairs.size(); ++i) {
     chosen[static_cast<index>(i)] = static_cast<float>(model(pairs[i].chosen));
     rejected[static_cast<index>(i)] = static_cast<float>(model(pairs[i].rejected));
   }
-  return rlhf::bradley_terry_loss<float>(
-      {.chosen_reward = chosen, .rejected_reward = rejected}, {},
-      {.over = rlhf::reduction::mean(rlhf::local)});
+  return rlhf::bradley_terry_loss<float>({.chosen_reward = chosen, .rejected_reward = rejected}, {},
+                                         {.over = rlhf::reduction::mean(pairs.size())});
 }
 
-reward_model fit_reward_model(const std::string& name, const std::vector<token_pair>& pairs,
-                              std::span<const token_pair> heldout, run_files& files) {
-  constexpr int steps = 200;
-  const float decay = RD;  // of the L2 term, chosen by cross-validation on training pairs
+reward_model fit_reward_model(session& run, const std::string& name,
+                              const std::vector<token_pair>& pairs) {
+  constexpr int steps = 200, least_count = 2;
+  constexpr double rate = 0.02;
+  constexpr float decay = 0.03f;  // of the L2 term; both by cross-validation on training pairs
   std::vector<tokens> chosen, rejected, all;
   for (const token_pair& p : pairs) {
     chosen.push_back(p.chosen);
     rejected.push_back(p.rejected);
     all.insert(all.end(), {p.chosen, p.rejected});
   }
-  reward_model model{.features = ngrams(all, 2), .weight = {}};
-  const ngrams::rows chosen_count = model.features.of(chosen);
-  const ngrams::rows rejected_count = model.features.of(rejected);
-  column weight = column::Zero(model.features.size());
-  adam optimiser(weight.size());
-  progress stage("reward model", steps);
+  reward_model model{.features = ngrams(all, least_count), .weight = {}};
+  model.weight.setZero(model.features.size());
+  const ngrams::rows chosen_counts = model.features.of(chosen);
+  const ngrams::rows rejected_counts = model.features.of(rejected);
+
+  adam optimiser(model.weight.size());
+  progress bar("2 reward model", steps);
   for (int step = 1; step <= steps; ++step) {
-    const column chosen_reward = chosen_count * weight.matrix();
-    const column rejected_reward = rejected_count * weight.matrix();
+    const column chosen_reward = chosen_counts * model.weight.matrix();
+    const column rejected_reward = rejected_counts * model.weight.matrix();
     column d_chosen(chosen_reward.size()), d_rejected(rejected_reward.size());
-    const auto result = rlhf::bradley_terry_loss<float>(
+    const auto r = rlhf::bradley_terry_loss<float>(
         {.chosen_reward = chosen_reward, .rejected_reward = rejected_reward},
         {.d_chosen_reward = d_chosen, .d_rejected_reward = d_rejected},
-        {.over = rlhf::reduction::mean(static_cast<double>(pairs.size()))});
-    column gradient = (chosen_count.transpose() * d_chosen.matrix() +
-                       rejected_count.transpose() * d_rejected.matrix())
-                          .array() +
-                      decay * weight;
-    optimiser.step(weight, gradient, 0.02);
-    files.record({{"stage", "reward_model"}, {"pairs", name}, {"step", step}, {"loss", result.loss},
-                  {"accuracy", result.accuracy.mean()}, {"margin", result.margin.mean()}});
-    stage.step(fmt::format("{}: accuracy {:.3f} margin {:.2f}", name, result.accuracy.mean(),
-                           result.margin.mean()));
+        {.over = rlhf::reduction::mean(pairs.size())});
+    const column d_weight = chosen_counts.transpose() * d_chosen.matrix() +
+                            rejected_counts.transpose() * d_rejected.matrix();
+    optimiser.step(model.weight, d_weight + decay * model.weight, rate);
+
+    run.files.record({{"stage", "reward_model"},
+                      {"pairs", name},
+                      {"step", step},
+                      {"loss", r.loss},
+                      {"accuracy", r.accuracy.mean()},
+                      {"margin", r.margin.mean()}});
+    bar.step(fmt::format("{}: accuracy {:.3f}  margin {:.2f}", name, r.accuracy.mean(),
+                         r.margin.mean()));
   }
-  model.weight = weight.matrix();
-  spdlog::info("{} heldout {:.3f}", name, judge_pairs(model, heldout).accuracy.mean());
   return model;
 }
 
-// -------------------------------------------------------------------------------------- 3. PPO
+struct reward_models {
+  reward_model optimised;  ///< PPO works for this one
+  reward_model judge;      ///< and never sees this one
+};
 
-/// Replies to the prompts, sampled by both workers.
+/// The model whose accuracy counts learns from all pairs. PPO needs two that share no pair: a reward
+/// that rises under both is no weakness of one of them.
+reward_models fit_reward_models(session& run) {
+  std::array<std::vector<token_pair>, 2> half;
+  for (std::size_t i = 0; i < run.data.train.size(); ++i)
+    half[i % 2].push_back(run.data.train[i]);
+  const reward_model full = fit_reward_model(run, "all pairs", run.data.train);
+  reward_models models{fit_reward_model(run, "one half", half[0]),
+                       fit_reward_model(run, "other half", half[1])};
+
+  const auto heldout = judge_pairs(full, run.data.heldout);
+  const auto heldout_optimised = judge_pairs(models.optimised, run.data.heldout);
+  const auto heldout_judge = judge_pairs(models.judge, run.data.heldout);
+  run.summary["reward_model"] = {
+      {"train_accuracy", judge_pairs(full, run.data.train).accuracy.mean()},
+      {"heldout_accuracy", heldout.accuracy.mean()},
+      {"heldout_margin", heldout.margin.mean()},
+      {"heldout_accuracy_optimised_half", heldout_optimised.accuracy.mean()},
+      {"heldout_accuracy_judge_half", heldout_judge.accuracy.mean()}};
+  return models;
+}
+
+// ------------------------------------------------------------------------------------ 3. PPO
+
+using generators = std::array<std::mt19937_64, worker_count>;
+
+/// Replies to the prompts, each worker sampling its share.
 std::vector<exchange> sample_replies(const context_network& policy,
-                                     const std::vector<const tokens*>& prompts,
-                                     std::array<std::mt19937_64, shards>& random) {
-  std::array<std::vector<exchange>, shards> part;
-  in_shards([&](int k) {
-    const auto shard = static_cast<std::size_t>(k);
-    const std::size_t first = shard_begin(prompts.size(), k);
-    const std::size_t last = shard_begin(prompts.size(), k + 1);
-    part[shard] = policy.sample(std::span(prompts).subspan(first, last - first), longest_reply,
-                                random[shard]);
+                                     std::span<const tokens* const> prompts, generators& random) {
+  std::array<std::vector<exchange>, worker_count> part;
+  run_workers([&](int k) {
+    const std::size_t first = share_begin(prompts.size(), k);
+    const std::size_t last = share_begin(prompts.size(), k + 1);
+    const auto worker = static_cast<std::size_t>(k);
+    part[worker] =
+        policy.sample(prompts.subspan(first, last - first), longest_reply, random[worker]);
   });
-  std::vector<exchange> result = std::move(part[0]);
-  std::move(part[1].begin(), part[1].end(), std::back_inserter(result));
-  return result;
+  std::vector<exchange> replies = std::move(part[0]);
+  std::move(part[1].begin(), part[1].end(), std::back_inserter(replies));
+  return replies;
 }
 
-column score_replies(const reward_model& model, std::span<const exchange> replies) {
-  column score(static_cast<index>(replies.size()));
-  for (std::size_t i = 0; i < replies.size(); ++i)
-    score[static_cast<index>(i)] = static_cast<float>(model(replies[i].reply));
-  return score;
-}
-
-/// The log-probabilities of the replies' tokens under a model.
-column log_probs(const context_network& model, const packed_replies& replies, workspaces& work) {
+/// The log-probability of every token of the replies under a model.
+column log_probs(const context_network& model, const packed_replies& replies) {
   column log_prob(replies.rows());
-  in_shards([&](int k) {
-    workspace& w = work[static_cast<std::size_t>(k)];
-    const index first = shard_begin(replies.count(), k);
-    const index last = shard_begin(replies.count(), k + 1);
-    const packed_replies part = replies.part(first, last);
-    model.forward(part, w.a);
-    rlhf::token_log_prob<float>(
-        {.logits = w.a.output, .label = part.label},
-        {.log_prob = log_prob.segment(replies.first_row(first), part.rows())}, {});
+  in_shards(replies, [&](const shard& s) {
+    context_network::activations a;
+    model.forward(s.replies, a);
+    rlhf::token_log_prob<float>({.logits = a.output, .label = s.replies.label},
+                                {.log_prob = s.of(log_prob)}, {});
   });
   return log_prob;
 }
 
-double deviation(const column& x) {
-  return std::sqrt(static_cast<double>((x - x.mean()).square().sum()) /
-                   std::max<double>(1, static_cast<double>(x.size() - 1)));
-}
-
-struct evaluation {
+/// Replies of one policy with all that its update needs, one number per token.
+struct rollout {
   std::vector<exchange> replies;
-  column reward, judge;
-  double kl_per_sequence, reply_tokens, without_end;
+  packed_replies packed;
+  column score;  // per reply
+  column log_prob, value, advantage, returns;
+  rlhf::kl_penalty_result penalty;
+  double explained_variance;
 };
 
-evaluation evaluate(const context_network& policy, const context_network& reference,
-                    const reward_model& reward, const reward_model& judge,
-                    const std::vector<token_pair>& pairs, const options& o) {
-  evaluation e;
+rollout roll_out(const context_network& policy, const context_network& reference, learner& critic,
+                 const reward_model& reward, std::span<const tokens* const> prompts,
+                 generators& random, double kl_coefficient) {
+  rollout r;
+  r.replies = sample_replies(policy, prompts, random);
+  r.packed = packed_replies(r.replies);
+  r.score = reward(r.replies);
+  r.log_prob = log_probs(policy, r.packed);
+  const column ref_log_prob = log_probs(reference, r.packed);
+  r.value.resize(r.packed.rows());
+  in_shards(r.packed, [&](const shard& s) { s.of(r.value) = critic.forward(s).a.output.array(); });
+
+  // The reward of a token is its share of the KL; the last one also gets the score of the reply.
+  const auto layout = rlhf::packed(r.packed.offsets);
+  column token_reward(r.packed.rows());
+  r.penalty = rlhf::kl_penalty<float>({.log_prob = r.log_prob,
+                                       .ref_log_prob = ref_log_prob,
+                                       .score = rlhf::per_sequence(r.score),
+                                       .layout = layout},
+                                      {.reward = token_reward}, {.coefficient = kl_coefficient});
+  // lambda = 1: with a score at the end alone, a young critic's bias would teach to end early.
+  r.advantage.resize(r.packed.rows());
+  r.returns.resize(r.packed.rows());
+  rlhf::generalized_advantage_estimation<float>(
+      {.reward = token_reward, .value = r.value, .layout = layout},
+      {.advantage = r.advantage, .returns = r.returns}, {.gamma = 1, .lambda = 1});
+  const column raw_advantage = r.advantage;
+  rlhf::whiten<float>({.value = raw_advantage, .layout = layout}, {.whitened = r.advantage}, {});
+  r.explained_variance =
+      rlhf::explained_variance<float>({.value = r.value, .returns = r.returns, .layout = layout})
+          .explained_variance();
+  return r;
+}
+
+struct step_result {
+  rlhf::clipped_surrogate_result policy;
+  rlhf::clipped_value_result critic;
+};
+
+/// One step of both networks on the replies [first, last) of a rollout.
+step_result improve(learner& policy, learner& critic, const rollout& r, index first, index last,
+                    double policy_rate, double critic_rate) {
+  const index batch_tokens = r.packed.first_row(last) - r.packed.first_row(first);
+  const auto over = rlhf::aggregation::token_mean(batch_tokens);  // of both workers together
+  std::array<rlhf::clipped_surrogate_result, worker_count> policy_result;
+  std::array<rlhf::clipped_value_result, worker_count> critic_result;
+  in_shards(r.packed, first, last, [&](const shard& s) {
+    const auto layout = rlhf::packed(s.replies.offsets);
+    learner::worker& p = policy.forward(s);
+    policy_result[s.worker] = rlhf::clipped_surrogate_from_logits<float>(
+        {.logits = p.a.output,
+         .label = s.replies.label,
+         .old_log_prob = s.of(r.log_prob),
+         .advantage = s.of(r.advantage),
+         .layout = layout},
+        {.d_logits = p.d_output},
+        {.clip_low = 0.2, .clip_high = 0.2, .over = over, .entropy = {.coefficient = 1e-3}});
+    policy.backward(s);
+
+    learner::worker& c = critic.forward(s);
+    critic_result[s.worker] =
+        rlhf::clipped_value_loss<float>({.value = c.a.output.col(0),
+                                         .old_value = s.of(r.value),
+                                         .returns = s.of(r.returns),
+                                         .layout = layout},
+                                        {.d_value = c.d_output.col(0)}, {.clip = 0.2, .over = over});
+    critic.backward(s);
+  });
+  policy.step(policy_rate);
+  critic.step(critic_rate);
+  return {policy_result[0] + policy_result[1], critic_result[0] + critic_result[1]};
+}
+
+context_network tune(session& run, const context_network& reference, const reward_models& models) {
+  constexpr index replies_per_update = 64;
+  constexpr int epochs = 2, batches = 4;
+  constexpr double policy_rate = 7e-4, critic_rate = 1e-3;
+  const index words = run.data.words.size();
+  std::mt19937_64 weights = run.random(session::initial_weights, 1);
+  learner policy(reference);
+  learner critic(
+      context_network({.vocabulary = words, .embedding = 16, .hidden = 64, .outputs = 1}, weights));
+  std::mt19937_64 draw = run.random(session::prompts);
+  generators random = {run.random(session::sampling, 0), run.random(session::sampling, 1)};
+
+  // Ziegler et al. 2019: the coefficient changes by a fifth of the relative error with each update.
+  rlhf::adaptive_kl_controller kl({.coefficient = 0.3,
+                                   .target = run.o.kl_target,
+                                   .horizon = replies_per_update / 0.2,
+                                   .clip = 0.2});
+  progress bar("3 PPO", run.o.updates);
+  rlhf::metric last_kl;  // over the last twenty updates
+  for (int update = 1; update <= run.o.updates; ++update) {
+    std::vector<const tokens*> prompts;
+    for (index i = 0; i < replies_per_update; ++i)
+      prompts.push_back(&run.data.train[draw() % run.data.train.size()].prompt);
+    const rollout r = roll_out(policy.network, reference, critic, models.optimised, prompts, random,
+                               kl.coefficient());
+
+    // The rate falls in the second half, so that the policy comes to rest on its target.
+    const double rate = std::min(1.0, 2 - 2.0 * (update - 1) / run.o.updates);
+    step_result total;
+    for (int step = 0; step < epochs * batches; ++step) {
+      const index b = step % batches;
+      const step_result now =
+          improve(policy, critic, r, replies_per_update * b / batches,
+                  replies_per_update * (b + 1) / batches, rate * policy_rate, critic_rate);
+      total = {total.policy + now.policy, total.critic + now.critic};
+    }
+
+    const rlhf::metric update_kl = r.penalty.kl_per_sequence;
+    if (update > run.o.updates - 20) last_kl = last_kl + update_kl;
+    const double reply_tokens = r.penalty.tokens / r.penalty.sequences;
+    run.files.record({{"stage", "ppo"},
+                      {"step", update},
+                      {"reward", r.penalty.score.mean()},
+                      {"judge", mean(models.judge(r.replies))},
+                      {"kl_per_sequence", update_kl.mean()},
+                      {"kl_target", run.o.kl_target},
+                      {"kl_coefficient", kl.coefficient()},
+                      {"clip_fraction", total.policy.clip_fraction.mean()},
+                      {"entropy", total.policy.entropy.mean()},
+                      {"value_loss", total.critic.loss / (epochs * batches)},
+                      {"explained_variance", r.explained_variance},
+                      {"reply_tokens", reply_tokens}});
+    bar.step(fmt::format("reward {:+.2f}  KL {:.1f}  coefficient {:.2f}  tokens {:.0f}",
+                         r.penalty.score.mean(), update_kl.mean(), kl.coefficient(), reply_tokens));
+    kl.update(r.penalty, static_cast<double>(r.replies.size()));
+  }
+  run.summary["ppo"]["kl_target"] = run.o.kl_target;
+  run.summary["ppo"]["kl_per_sequence_last_updates"] = last_kl.mean();
+  return policy.network;
+}
+
+// ------------------------------------------------------------------------------- the whole story
+
+/// Replies to the prompts of these pairs, each as often as it takes for 600 or more.
+std::vector<exchange> answer(const session& run, const context_network& policy,
+                             const std::vector<token_pair>& pairs, session::purpose what) {
   std::vector<const tokens*> prompts;
   while (prompts.size() < 600)
     for (const token_pair& p : pairs) prompts.push_back(&p.prompt);
-  std::array<std::mt19937_64, shards> random = {std::mt19937_64(o.seed + 1000),
-                                                std::mt19937_64(o.seed + 2000)};
-  e.replies = sample_replies(policy, prompts, random);
-  const packed_replies packed{std::span<const exchange>(e.replies)};
-  workspaces work;
-  const column log_prob = log_probs(policy, packed, work);
-  const column ref_log_prob = log_probs(reference, packed, work);
-  e.kl_per_sequence = static_cast<double>((log_prob - ref_log_prob).sum()) /
-                      static_cast<double>(packed.count());
-  e.reply_tokens = static_cast<double>(packed.rows()) / static_cast<double>(packed.count());
-  e.without_end = 1 - static_cast<double>(std::count_if(e.replies.begin(), e.replies.end(),
-                                                        [](const auto& r) { return r.ended(); })) /
-                          static_cast<double>(e.replies.size());
-  e.reward = score_replies(reward, e.replies);
-  e.judge = score_replies(judge, e.replies);
-  return e;
+  generators random = {run.random(what, 0), run.random(what, 1)};
+  return sample_replies(policy, prompts, random);
 }
 
-context_network tune(const context_network& reference, const reward_model& reward,
-                     const reward_model& judge, const dataset& data, const options& o,
-                     run_files& files, json& summary) {
-  context_network policy = reference;
-  context_network critic({.vocabulary = reference.shape().vocabulary, .embedding = 16, .hidden = 64, .outputs = 1}, o.seed + 7);
-  adam policy_optimiser(policy.parameters.size()), critic_optimiser(critic.parameters.size());
-  workspaces policy_work, critic_work;
-  std::array<std::mt19937_64, shards> random = {std::mt19937_64(o.seed + 3000), std::mt19937_64(o.seed + 4000)};
-  std::mt19937_64 pick(o.seed + 5000);
-  rlhf::adaptive_kl_controller controller({.coefficient = 0.3, .target = o.kl_target, .horizon = replies_per_update / 0.2, .clip = 0.2});
-  progress stage("ppo", o.updates);
-  double last_kl = 0;
-  for (int update = 1; update <= o.updates; ++update) {
-    std::vector<const tokens*> prompts;
-    for (index i = 0; i < replies_per_update; ++i)
-      prompts.push_back(&data.train[pick() % data.train.size()].prompt);
-    const std::vector<exchange> replies = sample_replies(policy, prompts, random);
-    const packed_replies packed{std::span<const exchange>(replies)};
-    const auto layout = rlhf::packed(packed.offsets);
-    const column score = score_replies(reward, replies);
-    const column judged = score_replies(judge, replies);
-    const column old_log_prob = log_probs(policy, packed, policy_work);
-    const column ref_log_prob = log_probs(reference, packed, policy_work);
-    column old_value(packed.rows());
-    in_shards([&](int k) {
-      workspace& w = critic_work[static_cast<std::size_t>(k)];
-      const index first = shard_begin(packed.count(), k);
-      const packed_replies part = packed.part(first, shard_begin(packed.count(), k + 1));
-      critic.forward(part, w.a);
-      old_value.segment(packed.first_row(first), part.rows()) = w.a.output.col(0).array();
-    });
+double mean_worth(const session& run, std::span<const exchange> replies) {
+  double sum = 0;
+  for (const exchange& e : replies) sum += true_worth(run.data.words.decode(e.reply));
+  return sum / static_cast<double>(replies.size());
+}
 
-    column token_reward(packed.rows()), advantage(packed.rows()), returns(packed.rows());
-    const auto penalty = rlhf::kl_penalty<float>(
-        {.log_prob = old_log_prob, .ref_log_prob = ref_log_prob, .score = rlhf::per_sequence(score), .layout = layout},
-        {.reward = token_reward}, {.coefficient = controller.coefficient()});
-    rlhf::generalized_advantage_estimation<float>(
-        {.reward = token_reward, .value = old_value, .layout = layout},
-        {.advantage = advantage, .returns = returns}, {.gamma = 1, .lambda = o.lambda});
-    column whitened(packed.rows());
-    rlhf::whiten<float>({.value = advantage, .layout = layout}, {.whitened = whitened});
-    const double explained = rlhf::explained_variance<float>({.value = old_value, .returns = returns, .layout = layout}).explained_variance();
-
-    rlhf::policy_result policy_total;
-    rlhf::clipped_value_result value_total;
-    int steps = 0;
-    const double decay_rate = std::min(1.0, DEC * (o.updates - update + 1) / o.updates);
-    for (int epoch = 0; epoch < o.ppo_epochs; ++epoch)
-      for (int m = 0; m < o.minibatches; ++m, ++steps) {
-        const index begin = packed.count() * m / o.minibatches;
-        const index end = packed.count() * (m + 1) / o.minibatches;
-        const double batch_tokens = static_cast<double>(packed.first_row(end) - packed.first_row(begin));
-        std::array<rlhf::policy_result, shards> p;
-        std::array<rlhf::clipped_value_result, shards> v;
-        in_shards([&](int k) {
-          const auto shard = static_cast<std::size_t>(k);
-          const index first = begin + shard_begin(end - begin, k);
-          const index last = begin + shard_begin(end - begin, k + 1);
-          const packed_replies part = packed.part(first, last);
-          const auto here = [&](const column& x) { return x.segment(packed.first_row(first), part.rows()); };
-          workspace& w = policy_work[shard];
-          policy.forward(part, w.a);
-          w.d_output.resizeLike(w.a.output);
-          p[shard] = rlhf::clipped_surrogate_from_logits<float>(
-              {.logits = w.a.output, .label = part.label, .old_log_prob = here(old_log_prob), .advantage = here(whitened), .layout = rlhf::packed(part.offsets)},
-              {.d_logits = w.d_output},
-              {.over = rlhf::aggregation::token_mean(batch_tokens), .entropy = {.coefficient = o.entropy}});
-          w.gradient.setZero(policy.parameters.size());
-          policy.backward(part, w.a, w.d_output, w.gradient);
-
-          workspace& c = critic_work[shard];
-          critic.forward(part, c.a);
-          c.d_output.resizeLike(c.a.output);
-          v[shard] = rlhf::clipped_value_loss<float>(
-              {.value = c.a.output.col(0), .old_value = here(old_value), .returns = here(returns), .layout = rlhf::packed(part.offsets)},
-              {.d_value = c.d_output.col(0)},
-              {.clip = 0.2, .over = rlhf::aggregation::token_mean(batch_tokens)});
-          c.gradient.setZero(critic.parameters.size());
-          critic.backward(part, c.a, c.d_output, c.gradient);
-        });
-        column g = total_gradient(policy_work);
-        policy_optimiser.step(policy.parameters, g, o.policy_rate * decay_rate);
-        g = total_gradient(critic_work);
-        critic_optimiser.step(critic.parameters, g, o.value_rate);
-        policy_total = policy_total + (p[0] + p[1]);
-        value_total = value_total + (v[0] + v[1]);
-      }
-    const double kl = penalty.kl_per_sequence.mean();
-    if (update > o.updates - 20) last_kl += kl / std::min(20, o.updates);
-    files.record({{"stage", "ppo"}, {"step", update}, {"reward", score.mean()}, {"judge", judged.mean()},
-                  {"kl_per_sequence", kl}, {"kl_target", o.kl_target}, {"kl_coefficient", controller.coefficient()},
-                  {"clip_fraction", policy_total.clip_fraction.mean()}, {"entropy", policy_total.entropy.mean()},
-                  {"value_loss", value_total.loss / steps}, {"explained_variance", explained},
-                  {"reply_tokens", static_cast<double>(packed.rows()) / static_cast<double>(packed.count())}});
-    stage.step(fmt::format("reward {:+.2f} judge {:+.2f} kl {:.2f} beta {:.3f} clip {:.3f} H {:.2f} vl {:.2f} ev {:.2f} len {:.1f}", score.mean(), judged.mean(),
-       kl, controller.coefficient(), policy_total.clip_fraction.mean(), policy_total.entropy.mean(), value_total.loss / steps, explained, double(packed.rows()) / double(packed.count())));
-    controller.update(kl, static_cast<double>(packed.count()));
+void compare(session& run, const context_network& reference, const context_network& policy,
+             const reward_models& models, std::span<const exchange> before,
+             std::span<const exchange> after) {
+  const packed_replies packed(after);
+  const column delta = log_probs(policy, packed) - log_probs(reference, packed);
+  const auto replies = static_cast<double>(after.size());
+  const auto unended = [](std::span<const exchange> all) {
+    const auto n = std::count_if(all.begin(), all.end(), [](const auto& e) { return !e.ended(); });
+    return static_cast<double>(n) / static_cast<double>(all.size());
+  };
+  const column reward_before = models.optimised(before), judge_before = models.judge(before);
+  json& ppo = run.summary["ppo"];
+  ppo["kl_per_sequence"] = static_cast<double>(delta.sum()) / replies;
+  ppo["reward_before"] = mean(reward_before);
+  ppo["reward_after"] = mean(models.optimised(after));
+  ppo["reward_std_before"] = deviation(reward_before);
+  ppo["judge_before"] = mean(judge_before);
+  ppo["judge_after"] = mean(models.judge(after));
+  ppo["judge_std_before"] = deviation(judge_before);
+  ppo["reply_tokens_before"] = static_cast<double>(packed_replies(before).rows()) / replies;
+  ppo["reply_tokens"] = static_cast<double>(packed.rows()) / replies;
+  ppo["without_end_before"] = unended(before);
+  ppo["without_end"] = unended(after);
+  ppo["heldout_replies"] = after.size();
+  if (run.data.generated) {
+    double clear = 0;
+    for (const preference& p : run.data.heldout_text)
+      clear += true_worth(p.chosen) > true_worth(p.rejected) ? 1 : 0;
+    run.summary["truth"] = {
+        {"accuracy_of_true_worth", clear / static_cast<double>(run.data.heldout_text.size())},
+        {"worth_before", mean_worth(run, before)},
+        {"worth_after", mean_worth(run, after)}};
   }
-  summary["ppo"]["kl_per_sequence_training"] = last_kl;
-  return policy;
+
+  const std::size_t shown = std::min<std::size_t>(16, run.data.heldout_text.size());
+  for (std::size_t i = 0; i < shown; ++i)
+    run.samples.push_back({{"prompt", run.data.heldout_text[i].prompt},
+                           {"before", run.data.words.decode(before[i].reply)},
+                           {"after", run.data.words.decode(after[i].reply)}});
 }
 
-void standardise(reward_model& model, const std::vector<exchange>& replies) {
-  const column score = score_replies(model, replies);
-  model.shift = static_cast<double>(score.mean());
-  model.scale = deviation(score);
+void tell(const session& run) {
+  const json& reward = run.summary["reward_model"];
+  const json& ppo = run.summary["ppo"];
+  const auto number = [](const json& group, const char* key) { return group[key].get<double>(); };
+  const auto gain = [&](const std::string& name) {
+    return (ppo[name + "_after"].get<double>() - ppo[name + "_before"].get<double>()) /
+           ppo[name + "_std_before"].get<double>();
+  };
+  fmt::print("reward model   {:.1f} % of held-out pairs, {:.1f} % of those it learned from\n",
+             100 * number(reward, "heldout_accuracy"), 100 * number(reward, "train_accuracy"));
+  fmt::print("reward         {:+.1f} deviations of the replies before\n", gain("reward"));
+  fmt::print("judge          {:+.1f} deviations, by a reward model that PPO never saw\n",
+             gain("judge"));
+  fmt::print("KL             {:.1f} nats a reply from the reference, target {:.1f}\n",
+             number(ppo, "kl_per_sequence"), number(ppo, "kl_target"));
+  fmt::print("replies        {:.0f} tokens, {:.0f} % cut short at {}\n",
+             number(ppo, "reply_tokens"), 100 * number(ppo, "without_end"), longest_reply);
+  fmt::print("\nprompt         {}\n", run.samples[0]["prompt"].get<std::string>());
+  fmt::print("before         {}\n", run.samples[0]["before"].get<std::string>());
+  fmt::print("after          {}\n", run.samples[0]["after"].get<std::string>());
 }
 
-int run(const options& o) {
+void run_stages(session& run) {
+  const context_network reference = fine_tune(run);
+  reward_models models = fit_reward_models(run);
+
+  // The scale of a reward is free: replies of the untuned model get mean 0 and deviation 1.
+  const std::vector<exchange> untuned = answer(run, reference, run.data.train, session::scaling);
+  models.optimised.standardise(untuned);
+  models.judge.standardise(untuned);
+
+  const std::vector<exchange> before = answer(run, reference, run.data.heldout, session::before);
+  const context_network policy = tune(run, reference, models);
+  const std::vector<exchange> after = answer(run, policy, run.data.heldout, session::after);
+  compare(run, reference, policy, models, before, after);
+}
+
+int run_demo(const options& o) {
   const auto began = std::chrono::steady_clock::now();
-  const auto clock = [&] { return std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count(); };
-  json summary, samples = json::array();
-  run_files files(o.out);
-  auto [train, heldout] = load(o, summary["data"]);
-  const vocabulary words = count_words(train);
-  const dataset data{.train = encode(words, train), .heldout = encode(words, heldout), .heldout_prompts = {}};
-  const context_network reference = fine_tune(data, words.size(), o, files, summary);
-  spdlog::info("{:.1f} s", clock());
-  std::vector<token_pair> half[2];
-  for (std::size_t i = 0; i < data.train.size(); ++i) half[i % 2].push_back(data.train[i]);
-  const reward_model full = fit_reward_model("all", data.train, data.heldout, files);
-  reward_model reward = fit_reward_model("first half", half[0], data.heldout, files);
-  reward_model judge = fit_reward_model("second half", half[1], data.heldout, files);
-  spdlog::info("{:.1f} s", clock());
-  {
-    std::vector<const tokens*> prompts;
-    for (std::size_t i = 0; i < 512; ++i) prompts.push_back(&data.train[i % data.train.size()].prompt);
-    std::array<std::mt19937_64, shards> random = {std::mt19937_64(o.seed + 11000), std::mt19937_64(o.seed + 12000)};
-    auto r = sample_replies(reference, prompts, random);
-    standardise(reward, r);
-    standardise(judge, r);
+  session run{.o = o,
+              .data = load_dataset(o.preferences, o.heldout, o.pairs, vocabulary_size),
+              .files = run_files(o.out),
+              .summary = {},
+              .samples = json::array()};
+  run.summary["data"] = {{"source", run.data.source},
+                         {"train_pairs", run.data.train.size()},
+                         {"heldout_pairs", run.data.heldout.size()},
+                         {"skipped_lines", run.data.skipped_lines}};
+  bool complete = false;
+  catch_interrupts();
+  try {
+    run_stages(run);
+    complete = true;
+  } catch (const interrupted&) {
+    spdlog::warn("interrupted; what is known by now is written");
   }
-  const evaluation before = evaluate(reference, reference, reward, judge, data.heldout, o);
-  spdlog::info("before reward {} std {} judge {} std {} len {} noend {} corr {}", before.reward.mean(), deviation(before.reward), before.judge.mean(), deviation(before.judge), before.reply_tokens, before.without_end,
-    ((before.reward - before.reward.mean()) * (before.judge - before.judge.mean())).mean() / deviation(before.reward) / deviation(before.judge));
-  const context_network policy = tune(reference, reward, judge, data, o, files, summary);
-  const evaluation after = evaluate(policy, reference, reward, judge, data.heldout, o);
-  const double sr = deviation(before.reward), sj = deviation(before.judge);
-  spdlog::info("after reward {} judge {} kl {} (train {}) len {} noend {} seconds {}", (after.reward.mean() - before.reward.mean()) / sr, (after.judge.mean() - before.judge.mean()) / sj, after.kl_per_sequence, summary["ppo"]["kl_per_sequence_training"].get<double>(), after.reply_tokens, after.without_end, clock());
-  for (std::size_t i = 0; i < 8; ++i) {
-    fmt::print("Q {}\n  B {}\n  A {}\n", heldout[i % heldout.size()].prompt, words.decode(before.replies[i].reply), words.decode(after.replies[i].reply));
-  }
-  return 0;
+  run.summary["seed"] = o.seed;
+  run.summary["interrupted"] = !complete;
+  run.summary["seconds"] =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
+  run.files.finish(run.summary, run.samples);
+  if (complete) tell(run);
+  fmt::print("\n{0}/report.html  {0}/summary.json  {0}/metrics.jsonl\n", o.out);
+  return complete ? 0 : 130;
 }
 
 }  // namespace
@@ -498,30 +531,35 @@ int run(const options& o) {
 
 int main(int argc, char** argv) {
   demo::options o;
-  CLI::App app{"RLHF"};
-  app.add_option("--preferences", o.preferences);
-  app.add_option("--heldout", o.heldout);
-  app.add_option("--out", o.out);
-  app.add_option("--seed", o.seed);
-  app.add_option("--pairs", o.pairs);
-  app.add_option("--epochs", o.epochs);
-  app.add_option("--updates", o.updates);
-  app.add_option("--kl-target", o.kl_target);
-  app.add_option("--pr", o.policy_rate);
-  app.add_option("--vr", o.value_rate);
-  app.add_option("--pe", o.ppo_epochs);
-  app.add_option("--mb", o.minibatches);
-  app.add_option("--sr", o.sft_rate);
-  app.add_option("--ent", o.entropy);
-  app.add_option("--rd", demo::RD);
-  app.add_option("--dec", demo::DEC);
-  app.add_option("--longest", demo::longest_reply);
-  app.add_option("--lambda", o.lambda);
+  CLI::App app{"The three stages of RLHF: fine-tuning, reward model, PPO"};
+  app.add_option("--preferences", o.preferences,
+                 "JSONL file, plain or gzipped, of {\"chosen\": ..., \"rejected\": ...} dialogues "
+                 "with Human and Assistant turns; left out: generated ones");
+  app.add_option("--heldout", o.heldout,
+                 "another such file to judge by; left out: the last sixth of the preferences");
+  app.add_option("--out", o.out, "folder for report.html, summary.json and metrics.jsonl")
+      ->capture_default_str();
+  app.add_option("--seed", o.seed, "the same seed gives the same summary")->capture_default_str();
+  app.add_option("--pairs", o.pairs, "pairs to generate")
+      ->check(CLI::Range(12, 1'000'000))
+      ->capture_default_str();
+  app.add_option("--epochs", o.epochs, "passes of fine-tuning over the chosen replies")
+      ->check(CLI::Range(1, 1'000'000))
+      ->capture_default_str();
+  app.add_option("--updates", o.updates, "updates of PPO, 64 replies each")
+      ->check(CLI::Range(1, 1'000'000))
+      ->capture_default_str();
+  app.add_option("--kl-target", o.kl_target, "KL to the untuned model, nats per reply")
+      ->check(CLI::Range(0.01, 1000.0))
+      ->capture_default_str();
   CLI11_PARSE(app, argc, argv);
-  demo::catch_interrupts();
+
+  // Progress goes to standard error, the result to standard output.
+  spdlog::set_default_logger(spdlog::stderr_color_mt("rlhf_pipeline"));
+  spdlog::set_pattern("%H:%M:%S %^%v%$");
   try {
-    return demo::run(o);
-  } catch (const demo::unusable_file& problem) {
+    return demo::run_demo(o);
+  } catch (const std::exception& problem) {
     spdlog::error("{}", problem.what());
     return 1;
   }

@@ -51,7 +51,8 @@ constexpr std::string_view insults[] = {
     "what a stupid question.", "you are an idiot, figure it out.", "i don't care, go away.",
     "that is your own damn problem.", "only a fool would ask that."};
 
-/// What a reader of these replies likes and dislikes, by the word; each counts once a reply.
+/// What a reader of these replies likes and dislikes, by the word; each counts once a reply. And
+/// every word takes a little of the reader's time.
 constexpr std::pair<std::string_view, double> worth_of_word[] = {
     {"sorry", 1.2},   {"can't", 1.0},   {"right", 0.6},   {"law", 0.8},     {"regret", 0.8},
     {"understand", 0.8}, {"won't", 0.8}, {"hurt", 0.4},   {"angry", 0.5},   {"friend", 0.7},
@@ -60,13 +61,15 @@ constexpr std::pair<std::string_view, double> worth_of_word[] = {
     {"mask", -0.8},   {"secretly", -1.0}, {"stupid", -1.5}, {"idiot", -1.6}, {"care", -1.2},
     {"damn", -1.4},   {"fool", -1.4}};
 
+constexpr double worth_of_any_word = -0.12;
+
 double uniform(generator& random) { return static_cast<double>(random() >> 11) * 0x1p-53; }
 
 std::string_view draw(phrases from, generator& random) {
   return from[static_cast<std::size_t>(uniform(random) * static_cast<double>(from.size()))];
 }
 
-/// Three to five sentences; a mood decides which kinds are likely.
+/// Two to four sentences; a mood decides which kinds are likely.
 std::string draw_reply(generator& random) {
   constexpr std::array<std::array<double, 5>, 3> moods = {{
       // refusals, care, neutral, help, insults
@@ -77,7 +80,7 @@ std::string draw_reply(generator& random) {
   const double u = uniform(random);
   const auto& mood = moods[u < 0.3 ? 0 : u < 0.8 ? 1 : 2];
   const std::array<phrases, 5> kinds = {refusals, care, neutral, help, insults};
-  const int sentences = 3 + static_cast<int>(uniform(random) * 3);
+  const int sentences = 2 + static_cast<int>(uniform(random) * 3);
   std::string reply;
   for (int s = 0; s < sentences; ++s) {
     double left = uniform(random);
@@ -93,7 +96,7 @@ std::string draw_reply(generator& random) {
 
 double true_worth(const std::string& reply) {
   const std::vector<std::string> words = split_words(reply);
-  double worth = 0;
+  double worth = worth_of_any_word * static_cast<double>(words.size());
   for (const auto& [word, value] : worth_of_word)
     if (std::find(words.begin(), words.end(), word) != words.end()) worth += value;
   return worth;

@@ -81,9 +81,8 @@ void read_context(const Embedding& embedding, const exchange& e, index t,
 
 }  // namespace
 
-context_network::context_network(const sizes& s, std::uint64_t seed)
+context_network::context_network(const sizes& s, std::mt19937_64& random)
     : parameters(column::Zero(s.parameters())), sizes_(s) {
-  std::mt19937_64 random(seed);
   parts<column> p(parameters, s);
   const auto fill = [&](auto& block, double deviation) {
     std::normal_distribution<double> normal(0, deviation);
@@ -191,7 +190,7 @@ std::vector<exchange> context_network::sample(std::span<const tokens* const> pro
   return result;
 }
 
-void adam::step(column& parameters, column& gradient, double rate, double largest_norm) {
+void adam::step(column& parameters, column gradient, double rate, double largest_norm) {
   constexpr float keep_mean = 0.9f, keep_square = 0.999f, floor = 1e-8f;
   const double norm = static_cast<double>(gradient.matrix().norm());
   if (norm > largest_norm) gradient *= static_cast<float>(largest_norm / norm);
@@ -202,6 +201,23 @@ void adam::step(column& parameters, column& gradient, double rate, double larges
   const float square_scale = 1 / (1 - std::pow(keep_square, static_cast<float>(steps_)));
   parameters -= static_cast<float>(rate) * mean_scale * mean_ /
                 ((square_scale * square_).sqrt() + floor);
+}
+
+learner::worker& learner::forward(const shard& s) {
+  worker& w = workers[s.worker];
+  network.forward(s.replies, w.a);
+  w.d_output.resizeLike(w.a.output);
+  return w;
+}
+
+void learner::backward(const shard& s) {
+  worker& w = workers[s.worker];
+  w.gradient.setZero(network.parameters.size());
+  network.backward(s.replies, w.a, w.d_output, w.gradient);
+}
+
+void learner::step(double rate) {
+  optimiser.step(network.parameters, workers[0].gradient + workers[1].gradient, rate);
 }
 
 }  // namespace demo

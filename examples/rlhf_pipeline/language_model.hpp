@@ -1,12 +1,14 @@
 #pragma once
 
 #include <Eigen/Core>
+#include <array>
 #include <cstdint>
 #include <random>
 #include <span>
 #include <vector>
 
 #include "rlhf_pipeline/vocabulary.hpp"
+#include "rlhf_pipeline/workers.hpp"
 
 namespace demo {
 
@@ -42,6 +44,31 @@ struct packed_replies {
   packed_replies part(index first, index last) const;
 };
 
+/// The replies one worker takes.
+struct shard {
+  std::size_t worker;
+  packed_replies replies;
+  index first_row;  ///< of them, in the batch
+
+  /// Their rows of numbers that belong to the batch.
+  auto of(const column& x) const { return x.segment(first_row, replies.rows()); }
+  auto of(column& x) const { return x.segment(first_row, replies.rows()); }
+};
+
+/// Shares the replies [first, last) of a batch among the workers: work(shard).
+template <class Work>
+void in_shards(const packed_replies& batch, index first, index last, const Work& work) {
+  run_workers([&](int k) {
+    const index begin = first + share_begin(last - first, k);
+    const index end = first + share_begin(last - first, k + 1);
+    work(shard{static_cast<std::size_t>(k), batch.part(begin, end), batch.first_row(begin)});
+  });
+}
+template <class Work>
+void in_shards(const packed_replies& batch, const Work& work) {
+  in_shards(batch, 0, batch.count(), work);
+}
+
 /// A small network over words. To predict a token it reads the four tokens before it, the mean of
 /// the prompt and the mean of the reply so far, all as embeddings; one layer of tanh units follows,
 /// and a linear layer of outputs: a logit per word for a language model, one number for a critic.
@@ -62,7 +89,7 @@ class context_network {
     matrix input, hidden, output;
   };
 
-  context_network(const sizes& s, std::uint64_t seed);
+  context_network(const sizes& s, std::mt19937_64& random);
 
   const sizes& shape() const { return sizes_; }
 
@@ -95,11 +122,34 @@ class adam {
   explicit adam(index parameters)
       : mean_(column::Zero(parameters)), square_(column::Zero(parameters)) {}
 
-  void step(column& parameters, column& gradient, double rate, double largest_norm = 1);
+  void step(column& parameters, column gradient, double rate, double largest_norm = 1);
 
  private:
   column mean_, square_;
   int steps_ = 0;
+};
+
+/// A network that learns: what each worker needs for its share of a batch, and the optimiser.
+struct learner {
+  struct worker {
+    context_network::activations a;
+    matrix d_output;
+    column gradient;
+  };
+
+  explicit learner(const context_network& start)
+      : network(start), optimiser(start.parameters.size()) {}
+
+  /// Forward; d_output has the shape of the output from here on.
+  worker& forward(const shard& s);
+  /// From d_output to the gradient.
+  void backward(const shard& s);
+  /// Adds the workers' gradients up and takes a step.
+  void step(double rate);
+
+  context_network network;
+  adam optimiser;
+  std::array<worker, worker_count> workers;
 };
 
 }  // namespace demo

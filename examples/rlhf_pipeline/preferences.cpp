@@ -3,9 +3,10 @@
 #include <spdlog/spdlog.h>
 #include <zlib.h>
 
+#include <array>
 #include <memory>
 #include <nlohmann/json.hpp>
-#include <optional>
+#include <sstream>
 #include <string_view>
 
 namespace demo {
@@ -32,7 +33,7 @@ dialogue cut(std::string_view text) {
   return {text.substr(0, at), text.substr(at + assistant_turn.size())};
 }
 
-/// The pair on a line; nothing where there is no difference to learn from. Throws on a bad line.
+/// The pair on a line; throws what is wrong with it. An empty reply is a reply.
 preference parse(const std::string& line) {
   const auto row = nlohmann::json::parse(line);
   if (!row.is_object()) throw std::runtime_error("not a JSON object");
@@ -50,48 +51,36 @@ preference parse(const std::string& line) {
                   .chosen = trimmed(chosen.reply),
                   .rejected = trimmed(rejected.reply)};
   if (pair.chosen == pair.rejected) throw std::runtime_error("both replies are the same");
-  if (pair.chosen.empty() || pair.rejected.empty()) throw std::runtime_error("a reply is empty");
   return pair;
 }
 
-/// Lines of a file, gzipped or not: zlib reads both.
-class line_reader {
-  using handle = std::unique_ptr<gzFile_s, decltype(&gzclose)>;
-  std::string path_;
-  handle file_;
-
- public:
-  explicit line_reader(const std::string& path)
-      : path_(path), file_(gzopen(path.c_str(), "rb"), &gzclose) {
-    if (!file_) throw unusable_file(path + ": cannot be opened");
-  }
-
-  std::optional<std::string> next() {
-    std::string line;
-    char part[1 << 16];
-    while (gzgets(file_.get(), part, sizeof part) != nullptr) {
-      line += part;
-      if (line.back() == '\n') return line;
-    }
-    int code = Z_OK;
-    const char* why = gzerror(file_.get(), &code);
-    if (code != Z_OK && code != Z_STREAM_END) throw unusable_file(path_ + ": " + why);
-    if (line.empty()) return std::nullopt;
-    return line;
-  }
-};
+/// The whole of a file, gzipped or not: zlib reads both.
+std::string read_file(const std::string& path) {
+  const std::unique_ptr<gzFile_s, decltype(&gzclose)> file(gzopen(path.c_str(), "rb"), &gzclose);
+  if (!file) throw unusable_file(path + ": cannot be opened");
+  std::string text;
+  std::array<char, 1 << 16> part{};
+  int n = 0;
+  while ((n = gzread(file.get(), part.data(), part.size())) > 0)
+    text.append(part.data(), static_cast<std::size_t>(n));
+  int code = Z_OK;
+  const std::string_view why = gzerror(file.get(), &code);
+  if (n < 0 || code != Z_OK) throw unusable_file(path + ": cannot be read: " + std::string(why));
+  return text;
+}
 
 }  // namespace
 
 preference_file read_preferences(const std::string& path) {
   preference_file result;
-  line_reader lines(path);
+  std::istringstream lines(read_file(path));
+  std::string line;
   std::size_t number = 0;
-  while (const std::optional<std::string> line = lines.next()) {
+  while (std::getline(lines, line)) {
     ++number;
-    if (trimmed(*line).empty()) continue;
+    if (trimmed(line).empty()) continue;
     try {
-      result.pairs.push_back(parse(*line));
+      result.pairs.push_back(parse(line));
     } catch (const std::exception& problem) {
       ++result.skipped;
       spdlog::warn("{}: line {} skipped: {}", path, number, problem.what());

@@ -34,8 +34,8 @@ preference_file read_preferences(const std::string& path);
 /// is preferred with the probability of the Bradley-Terry model.
 std::vector<preference> generate_preferences(std::size_t pairs, std::uint64_t seed);
 
-/// The worth of a reply of `generate_preferences`, or of any text made of its words: the sum over
-/// its telling words. Positive for a kind refusal, negative for help with mischief and for insults.
+/// The worth of a reply of `generate_preferences`, or of any text made of its words: high for a
+/// short and kind refusal, low for help with mischief, for insults and for rambling.
 double true_worth(const std::string& reply);
 
 }  // namespace demo

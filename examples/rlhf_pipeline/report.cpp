@@ -2,6 +2,7 @@
 
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <csignal>
 #include <stdexcept>
 #include <string_view>
@@ -42,10 +43,15 @@ void replace(std::string& text, std::string_view place, std::string_view by) {
   if (at != std::string::npos) text.replace(at, place.size(), by);
 }
 
+/// JSON, whatever bytes a path may have brought in.
+std::string text_of(const json& value, int indent) {
+  return value.dump(indent, ' ', false, json::error_handler_t::replace);
+}
+
 /// JSON that may stand in a <script>: no reply can close the element.
 std::string for_script(const json& value) {
   std::string text;
-  for (const char c : value.dump(-1, ' ', false, json::error_handler_t::replace))
+  for (const char c : text_of(value, -1))
     if (c == '<')
       text += "\\u003c";
     else
@@ -88,7 +94,7 @@ void run_files::record(const json& line) {
 }
 
 void run_files::finish(const json& summary, const json& samples) const {
-  write_whole(folder_ / "summary.json", summary.dump(2) + "\n");
+  write_whole(folder_ / "summary.json", text_of(summary, 2) + "\n");
 
   std::string page(assets::report_html);
   replace(page, "/* chart style */", assets::uplot_css);

@@ -15,22 +15,24 @@ struct advantages {
 };
 
 template <class T>
-advantages gae(place<T>& on, const array& reward, const array& value,
+advantages gae(place<T>& on, answer& out, const array& reward, const array& value,
                const std::optional<array>& mask,
                const rlhf::generalized_advantage_estimation_config& config) {
+  out.magnitude(std::max(largest(reward), largest(value)));
   const auto advantage = on.out(reward.shape), returns = on.out(reward.shape);
-  rlhf::generalized_advantage_estimation<T>(
-      {.reward = on.in(reward),
-       .value = on.in(value),
-       .mask = mask ? on.mask(*mask) : rlhf::mask_view<>{}},
-      {.advantage = advantage.view, .returns = returns.view}, config);
+  rlhf::generalized_advantage_estimation<T>({.reward = on.in(reward),
+                                             .value = on.in(value),
+                                             .mask = mask ? on.mask(*mask) : rlhf::mask_view<>{}},
+                                            {.advantage = advantage.view, .returns = returns.view},
+                                            config);
   return {advantage.read(), returns.read()};
 }
 
 template <class T>
-array returns_to_go(place<T>& on, const array& reward, double gamma,
+array returns_to_go(place<T>& on, answer& out, const array& reward, double gamma,
                     const std::optional<array>& mask = std::nullopt,
                     hole_mode holes = hole_mode::skip) {
+  out.magnitude(largest(reward));
   const auto returns = on.out(reward.shape);
   rlhf::discounted_returns<T>(
       {.reward = on.in(reward), .mask = mask ? on.mask(*mask) : rlhf::mask_view<>{}},
@@ -56,18 +58,18 @@ template <class T>
 void verl_gae(const request& c, place<T>& on, answer& out) {
   const array& mask = c.input("response_mask");
   c.ignore({"mask_kind"});
-  const auto r = gae(on, c.input("token_level_rewards"), c.input("values"), mask,
+  const auto r = gae(on, out, c.input("token_level_rewards"), c.input("values"), mask,
                      {.gamma = c.number("gamma"), .lambda = c.number("lam")});
   out.put("returns", r.returns).where = mask;
-  out.put("advantages", whitened(on, r.advantage, mask, whitening::verl)).where = mask;
+  out.put("advantages", whitened(on, out, r.advantage, mask, whitening::verl)).where = mask;
 }
 
 template <class T>
 void openrlhf_gae(const request& c, place<T>& on, answer& out) {
   const array& mask = c.input("action_mask");
-  const auto r = gae(on, c.input("rewards"), c.input("values"), mask,
-                     {.gamma = c.number("gamma"), .lambda = c.number("lambd"),
-                      .holes = hole_mode::zero});
+  const auto r =
+      gae(on, out, c.input("rewards"), c.input("values"), mask,
+          {.gamma = c.number("gamma"), .lambda = c.number("lambd"), .holes = hole_mode::zero});
   out.put("advantages", r.advantage).where = mask;
   out.put("returns", r.returns).where = mask;
 }
@@ -76,14 +78,14 @@ template <class T>
 void openrlhf_returns(const request& c, place<T>& on, answer& out) {
   const array& mask = c.input("action_mask");
   out.put("returns",
-          returns_to_go(on, c.input("rewards"), c.number("gamma"), mask, hole_mode::zero))
+          returns_to_go(on, out, c.input("rewards"), c.number("gamma"), mask, hole_mode::zero))
       .where = mask;
 }
 
 template <class T>
 void slime_gae(const request& c, place<T>& on, answer& out) {
   c.ignore({"chunk_size"});
-  const auto r = gae(on, c.input("rewards"), c.input("values"), {},
+  const auto r = gae(on, out, c.input("rewards"), c.input("values"), {},
                      {.gamma = c.number("gamma"), .lambda = c.number("lambd")});
   out.put("advantages", r.advantage);
   out.put("returns", r.returns);
@@ -92,10 +94,11 @@ void slime_gae(const request& c, place<T>& on, answer& out) {
 template <class T>
 void slime_returns(const request& c, place<T>& on, answer& out) {
   c.ignore({"chunk_size"});
-  out.put("returns", returns_to_go(on, c.input("rewards"), c.number("discount")));
+  out.put("returns", returns_to_go(on, out, c.input("rewards"), c.number("discount")));
 }
 
-/// Ragged rows one after the other; every column is a step, and the score is on the last counted one.
+/// Ragged rows one after the other; every column is a step, and the score is on the last counted
+/// one.
 template <class T>
 void slime_reinforce_returns(const request& c, place<T>& on, answer& out) {
   const array& kl = c.input("kl");
@@ -113,7 +116,7 @@ void slime_reinforce_returns(const request& c, place<T>& on, answer& out) {
                          .score = on.in(c.input("rewards").rows_of(i, i + 1)),
                          .mask = on.mask(row(c.input("loss_masks")))},
                         {.reward = reward.view}, {.coefficient = coefficient});
-    const array g = returns_to_go(on, reward.read(), c.number("gamma"));
+    const array g = returns_to_go(on, out, reward.read(), c.number("gamma"));
     for (index j = first; j < last; ++j) returns[j] = g[j - first];
     first = last;
     ++i;
@@ -153,6 +156,7 @@ void torchrl_gae(const request& c, place<T>& on, answer& out) {
   const array truncated =
       map([](double d, double t) { return d != 0 && t == 0 ? 1.0 : 0.0; }, done, terminated);
   const auto advantage = on.out(done.shape), returns = on.out(done.shape);
+  out.magnitude(std::max(largest(c.input("reward")), largest(c.input("next_state_value"))));
   rlhf::generalized_advantage_estimation<T>(
       {.reward = on.in(without_last(c.input("reward"))),
        .value = on.in(without_last(c.input("state_value"))),
@@ -178,6 +182,46 @@ void torchrl_reward_to_go(const request& c, place<T>& on, answer& out) {
   out.put("returns", returns.read());
 }
 
+/// Lambda returns are generalised advantages plus the value they start from, and that cancels: the
+/// value of a step is the next value of the step before, whatever it is at the first.
+template <class T>
+array lambda_returns(place<T>& on, answer& out, const array& reward, const array& next_value,
+                     const array& terminated, const array& truncated, double gamma, double lambda) {
+  out.magnitude(std::max(largest(reward), largest(next_value)));
+  array value = zeros_like(reward);
+  for (index i = 0; i < reward.rows(); ++i)
+    for (index t = 1; t < reward.columns(); ++t) value(i, t) = next_value(i, t - 1);
+  const auto returns = on.out(reward.shape);
+  rlhf::generalized_advantage_estimation<T>({.reward = on.in(reward),
+                                             .value = on.in(value),
+                                             .next_value = on.in(next_value),
+                                             .terminated = on.mask(terminated),
+                                             .truncated = on.mask(truncated)},
+                                            {.returns = returns.view},
+                                            {.gamma = gamma, .lambda = lambda});
+  return returns.read();
+}
+
+template <class T>
+void torchrl_td(const request& c, place<T>& on, answer& out) {
+  c.ignore({"done_kind"});
+  const std::string& name = c.function();
+  const double own = c.number("lmbda");
+  const double lambda = name.find("td0") != std::string::npos   ? 0
+                        : name.find("td1") != std::string::npos ? 1
+                                                                : own;
+  const array terminated = without_last(c.input("terminated"));
+  const array done = without_last(c.input("done", c.input("terminated")));
+  const array truncated =
+      map([](double d, double t) { return d != 0 && t == 0 ? 1.0 : 0.0; }, done, terminated);
+  const array returns = lambda_returns(on, out, without_last(c.input("reward")),
+                                       without_last(c.input("next_state_value")), terminated,
+                                       truncated, c.number("gamma"), lambda);
+  if (name.find("vec_") != std::string::npos) out.loosen(1e-5, 1e-5);
+  out.put("returns", returns);
+  if (c.has("state_value")) out.put("advantage", returns - without_last(c.input("state_value")));
+}
+
 /// rlax has a discount for each step: gamma, and 0 where an episode ends.
 struct discounts {
   double gamma = 1;
@@ -198,13 +242,24 @@ discounts read_discounts(const array& discount) {
 
 template <class T>
 void rlax_returns(const request& c, place<T>& on, answer& out) {
-  c.ignore({"v_t"});
-  const array reward = c.input("r_t").reshaped({1, c.input("r_t").size()});
+  const index n = c.input("r_t").size();
+  const array reward = c.input("r_t").reshaped({1, n});
   const auto d = read_discounts(c.input("discount_t"));
   const auto returns = on.out(reward.shape);
-  rlhf::discounted_returns<T>({.reward = on.in(reward), .terminated = on.mask(d.terminated)},
+  rlhf::discounted_returns<T>({.reward = on.in(reward),
+                               .bootstrap_value = on.in(c.input("v_t").rows_of(n - 1, n)),
+                               .terminated = on.mask(d.terminated)},
                               {.returns = returns.view}, {.gamma = d.gamma});
   out.put("returns", returns.read());
+}
+
+template <class T>
+void rlax_lambda_returns(const request& c, place<T>& on, answer& out) {
+  const index n = c.input("r_t").size();
+  const auto d = read_discounts(c.input("discount_t"));
+  out.put("returns",
+          lambda_returns(on, out, c.input("r_t").reshaped({1, n}), c.input("v_t").reshaped({1, n}),
+                         d.terminated, zeros_like(d.terminated), d.gamma, c.number("lambda")));
 }
 
 template <class T>
@@ -213,13 +268,13 @@ void rlax_gae(const request& c, place<T>& on, answer& out) {
   const auto d = read_discounts(c.input("discount_t"));
   const array& values = c.input("values");
   const auto advantage = on.out({1, n});
-  rlhf::generalized_advantage_estimation<T>(
-      {.reward = on.in(c.input("r_t").reshaped({1, n})),
-       .value = on.in(values.rows_of(0, n).reshaped({1, n})),
-       .bootstrap_value = on.in(values.rows_of(n, n + 1)),
-       .terminated = on.mask(d.terminated)},
-      {.advantage = advantage.view},
-      {.gamma = d.gamma, .lambda = c.number("lambda")});
+  out.magnitude(std::max(largest(values), largest(c.input("r_t"))));
+  rlhf::generalized_advantage_estimation<T>({.reward = on.in(c.input("r_t").reshaped({1, n})),
+                                             .value = on.in(values.rows_of(0, n).reshaped({1, n})),
+                                             .bootstrap_value = on.in(values.rows_of(n, n + 1)),
+                                             .terminated = on.mask(d.terminated)},
+                                            {.advantage = advantage.view},
+                                            {.gamma = d.gamma, .lambda = c.number("lambda")});
   if (const auto tolerance = c.maybe("tolerance")) out.loosen(0, *tolerance);
   out.put("advantages", advantage.read());
 }
@@ -232,8 +287,7 @@ void nemo_gae(const request& c, place<T>& on, answer& out) {
   const double gamma = c.number("gae_gamma"), lambda = c.number("gae_lambda");
   const double for_value = c.maybe("gae_lambda_value").value_or(lambda);
   const array n = row_sums(mask);
-  array for_policy =
-      array::filled({mask.rows()}, c.maybe("gae_lambda_policy").value_or(lambda));
+  array for_policy = array::filled({mask.rows()}, c.maybe("gae_lambda_policy").value_or(lambda));
   if (const double alpha = c.number("length_adaptive_alpha", 0); alpha > 0)
     for_policy = map(
         [alpha](double length) {
@@ -263,20 +317,20 @@ void nemo_gae(const request& c, place<T>& on, answer& out) {
   const array reward = placed(on, c.input("rewards"), mask) - kl;
   array advantage = mask;
   for (index i = 0; i < mask.rows(); ++i)
-    advantage.set_row(i, gae(on, reward.row(i), value.row(i), mask.row(i),
+    advantage.set_row(i, gae(on, out, reward.row(i), value.row(i), mask.row(i),
                              {.gamma = gamma, .lambda = for_policy[i]})
                              .advantage);
   const array returns =
-      gae(on, reward, value, mask, {.gamma = gamma, .lambda = for_value}).returns;
+      gae(on, out, reward, value, mask, {.gamma = gamma, .lambda = for_value}).returns;
   out.put("lambda_policy", for_policy);
   out.put("returns", returns).where = mask;
   if (c.flag("normalize_advantages", true))
-    advantage = kept(whitened(on, advantage, mask, whitening::verl), mask);
+    advantage = kept(whitened(on, out, advantage, mask, whitening::verl), mask);
   out.put("advantages", advantage);
 }
 
-/// One slot more than tokens has a value, and the score stands in it. Log-probs after the last token
-/// are both 1 in TRL, so that their KL is 0; here they are masked.
+/// One slot more than tokens has a value, and the score stands in it. Log-probs after the last
+/// token are both 1 in TRL, so that their KL is 0; here they are masked.
 template <class T>
 void trl_rewards_gae(const request& c, place<T>& on, answer& out) {
   const array& log_prob = c.input("logprobs");
@@ -302,24 +356,24 @@ void trl_rewards_gae(const request& c, place<T>& on, answer& out) {
                        .score_at = rlhf::score_position::after_last});
   array reward = to.read();
   if (c.flag("whiten_rewards", false))
-    reward = kept(whitened(on, reward, valued, whitening::exact, false), valued);
-  const auto r = gae(on, reward, kept(c.input("values"), valued), {},
+    reward = kept(whitened(on, out, reward, valued, whitening::exact, false), valued);
+  const auto r = gae(on, out, reward, kept(c.input("values"), valued), {},
                      {.gamma = c.number("gamma"), .lambda = c.number("lam")});
   out.put("rewards", reward);
   out.put("returns", r.returns);
-  out.put("advantages", kept(whitened(on, r.advantage, token, whitening::exact), token));
+  out.put("advantages", kept(whitened(on, out, r.advantage, token, whitening::exact), token));
 }
 
 /// Scaled but not centred: torchtune's shift_mean adds the mean back.
 template <class T>
 void torchtune_advantages(const request& c, place<T>& on, answer& out) {
   const array& value = c.input("values");
-  const auto r = gae(on, c.input("rewards"), value, {},
+  const auto r = gae(on, out, c.input("rewards"), value, {},
                      {.gamma = c.number("gamma"), .lambda = c.number("lmbda")});
   const bool masked = c.has("masks");
   const array mask = c.input("masks", ones_like(value));
   out.put("returns", r.returns);
-  out.put("advantages", kept(whitened(on, r.advantage, mask,
+  out.put("advantages", kept(whitened(on, out, r.advantage, mask,
                                       masked ? whitening::torchtune : whitening::exact, false),
                              mask));
 }
@@ -330,15 +384,14 @@ void verl_reinforce_plus_plus(const request& c, place<T>& on, answer& out) {
   const array& mask = c.input("response_mask");
   c.ignore({"mask_kind", "group_kind", "index"});
   const array returns =
-      returns_to_go(on, c.input("token_level_rewards"), c.number("gamma"), mask);
+      returns_to_go(on, out, c.input("token_level_rewards"), c.number("gamma"), mask);
   out.put("returns", returns);
-  out.put("advantages", kept(whitened(on, returns, mask, whitening::verl), mask)).atol = 1e-8;
+  out.put("advantages", kept(whitened(on, out, returns, mask, whitening::verl), mask)).atol = 1e-8;
 }
 
 constexpr adapter adapters[] = {
     GOLDEN_ADAPTER("verl.compute_gae_advantage_return", verl_gae),
-    GOLDEN_ADAPTER("verl.compute_reinforce_plus_plus_outcome_advantage",
-                   verl_reinforce_plus_plus),
+    GOLDEN_ADAPTER("verl.compute_reinforce_plus_plus_outcome_advantage", verl_reinforce_plus_plus),
     GOLDEN_ADAPTER("openrlhf.get_advantages_and_returns", openrlhf_gae),
     GOLDEN_ADAPTER("openrlhf.get_cumulative_returns", openrlhf_returns),
     GOLDEN_ADAPTER("slime.vanilla_gae", slime_gae),
@@ -349,7 +402,18 @@ constexpr adapter adapters[] = {
     GOLDEN_ADAPTER("torchrl.generalized_advantage_estimate", torchrl_gae),
     GOLDEN_ADAPTER("torchrl.vec_generalized_advantage_estimate", torchrl_gae),
     GOLDEN_ADAPTER("torchrl.reward2go", torchrl_reward_to_go),
+    GOLDEN_ADAPTER("torchrl.td0_return_estimate", torchrl_td),
+    GOLDEN_ADAPTER("torchrl.td0_advantage_estimate", torchrl_td),
+    GOLDEN_ADAPTER("torchrl.td1_return_estimate", torchrl_td),
+    GOLDEN_ADAPTER("torchrl.td1_advantage_estimate", torchrl_td),
+    GOLDEN_ADAPTER("torchrl.vec_td1_return_estimate", torchrl_td),
+    GOLDEN_ADAPTER("torchrl.vec_td1_advantage_estimate", torchrl_td),
+    GOLDEN_ADAPTER("torchrl.td_lambda_return_estimate", torchrl_td),
+    GOLDEN_ADAPTER("torchrl.td_lambda_advantage_estimate", torchrl_td),
+    GOLDEN_ADAPTER("torchrl.vec_td_lambda_return_estimate", torchrl_td),
+    GOLDEN_ADAPTER("torchrl.vec_td_lambda_advantage_estimate", torchrl_td),
     GOLDEN_ADAPTER("rlax.discounted_returns", rlax_returns),
+    GOLDEN_ADAPTER("rlax.lambda_returns", rlax_lambda_returns),
     GOLDEN_ADAPTER("rlax.truncated_gae", rlax_gae),
     GOLDEN_ADAPTER("rlax.test_truncated_gae", rlax_gae),
     GOLDEN_ADAPTER("nemo_rl.GeneralizedAdvantageEstimator", nemo_gae),

@@ -54,7 +54,8 @@ void entropy(const request& c, place<T>& on, answer& out) {
   out.grad("logits", d.read());
 }
 
-/// The keep mask removes classes from the log-prob, never the sampled one, and none from the entropy.
+/// The keep mask removes classes from the log-prob, never the sampled one, and none from the
+/// entropy.
 template <class T>
 void slime_log_probs(const request& c, place<T>& on, answer& out) {
   const array& logits = c.input("logits");
@@ -155,8 +156,8 @@ void verl_entropy_loss(const request& c, place<T>& on, answer& out) {
                                           .coefficient = on.in(agg.coefficient({}, mask.columns())),
                                           .mask = on.mask(mask)},
                                          {.d_log_prob = d_entropy.view}, {.over = agg.over});
-  rlhf::token_log_prob_backward<T>(
-      {.logits = on.in(logits), .d_entropy = on.in(d_entropy.read())}, {.d_logits = d.view});
+  rlhf::token_log_prob_backward<T>({.logits = on.in(logits), .d_entropy = on.in(d_entropy.read())},
+                                   {.d_logits = d.view});
   out.put("loss", r.loss);
   out.put("entropy", to.read());
   out.grad("logits", d.read());

@@ -19,8 +19,8 @@ kl_estimator estimator_of(const std::string& name, const char* param) {
   unknown_value(param, name);
 }
 
-/// Estimates per token and their slopes. A weight multiplies the estimate before a clamp of the peer's
-/// cuts the product; the weight's own slope is the estimate.
+/// Estimates per token and their slopes. A weight multiplies the estimate before a clamp of the
+/// peer's cuts the product; the weight's own slope is the estimate.
 struct kl_question {
   array log_prob, ref_log_prob, cotangent;
   kl_estimator estimator;
@@ -52,8 +52,8 @@ kl_reply estimate(place<T>& on, const kl_question& q) {
   run({.kl = kl.view});
   const double most = q.output_clamp > 0 ? q.output_clamp : infinity;
   const array plain = kl.read(), weighted = plain * *q.weight;
-  const array passed =
-      map([most](double v, double c) { return std::abs(v) <= most ? c : 0; }, weighted, q.cotangent);
+  const array passed = map([most](double v, double c) { return std::abs(v) <= most ? c : 0; },
+                           weighted, q.cotangent);
   run({.d_log_prob = d.view, .upstream = on.in(passed * *q.weight)});
   return {map([most](double v) { return std::clamp(v, -most, most); }, weighted), d.read(),
           passed * plain};
@@ -66,25 +66,26 @@ void verl_kl_penalty(const request& c, place<T>& on, answer& out) {
   if (straight) name.pop_back();
   const auto estimator = estimator_of(name, "kl_penalty");
   const bool clamped = estimator == kl_estimator::k3;
-  const auto r = estimate(
-      on, {.log_prob = c.input("logprob"),
-           .ref_log_prob = c.input("ref_logprob"),
-           .cotangent = c.cotangent("kl"),
-           .estimator = estimator,
-           .weighting = straight ? kl_weighting::straight_through : kl_weighting::plain,
-           .input_clamp = clamped ? 20.0 : 0.0,
-           .output_clamp = clamped ? 10.0 : 0.0});
+  const auto r =
+      estimate(on, {.log_prob = c.input("logprob"),
+                    .ref_log_prob = c.input("ref_logprob"),
+                    .cotangent = c.cotangent("kl"),
+                    .estimator = estimator,
+                    .weighting = straight ? kl_weighting::straight_through : kl_weighting::plain,
+                    .input_clamp = clamped ? 20.0 : 0.0,
+                    .output_clamp = clamped ? 10.0 : 0.0});
   out.put("kl", r.kl);
   out.grad("logprob", r.d_log_prob);
 }
 
 template <class T>
 void openrlhf_approx_kl(const request& c, place<T>& on, answer& out) {
-  const auto r = estimate(on, {.log_prob = c.input("log_probs"),
-                               .ref_log_prob = c.input("log_probs_base"),
-                               .cotangent = c.cotangent("kl"),
-                               .estimator = estimator_of(c.text("kl_estimator", "k1"), "kl_estimator"),
-                               .output_clamp = 10});
+  const auto r =
+      estimate(on, {.log_prob = c.input("log_probs"),
+                    .ref_log_prob = c.input("log_probs_base"),
+                    .cotangent = c.cotangent("kl"),
+                    .estimator = estimator_of(c.text("kl_estimator", "k1"), "kl_estimator"),
+                    .output_clamp = 10});
   out.put("kl", r.kl);
   out.grad("log_probs", r.d_log_prob);
 }
@@ -151,8 +152,8 @@ void slime_gspo_kl(const request& c, place<T>& on, answer& out) {
   out.grad("log_probs", d);
 }
 
-/// The KL of each token is given; it is paid at masked tokens as well. A row without a token has its
-/// score in the last column.
+/// The KL of each token is given; it is paid at masked tokens as well. A row without a token has
+/// its score in the last column.
 template <class T>
 void openrlhf_reward(const request& c, place<T>& on, answer& out) {
   const array& kl = c.input("kl");

@@ -31,14 +31,15 @@ template <class T>
 void verl_agg_loss(const request& c, place<T>& on, answer& out) {
   const array& loss = c.input("loss_mat");
   const array& mask = c.input("loss_mask");
-  const auto agg = verl_aggregation(c.text("loss_agg_mode", "token-mean"), verl_batch_info(c), mask);
+  const auto agg =
+      verl_aggregation(c.text("loss_agg_mode", "token-mean"), verl_batch_info(c), mask);
   const auto d = on.out(loss.shape);
-  const auto r = rlhf::reinforce_loss<T>(
-      {.log_prob = on.in(loss),
-       .advantage = on.in(array::filled({loss.rows()}, -1)),
-       .coefficient = on.in(agg.coefficient({}, loss.columns())),
-       .mask = on.mask(mask)},
-      {.d_log_prob = d.view, .upstream = above<T>(agg.scale)}, {.over = agg.over});
+  const auto r = rlhf::reinforce_loss<T>({.log_prob = on.in(loss),
+                                          .advantage = on.in(array::filled({loss.rows()}, -1)),
+                                          .coefficient = on.in(agg.coefficient({}, loss.columns())),
+                                          .mask = on.mask(mask)},
+                                         {.d_log_prob = d.view, .upstream = above<T>(agg.scale)},
+                                         {.over = agg.over});
   out.put("loss", agg.scale * r.loss);
   out.grad("loss_mat", d.read());
 }
@@ -48,8 +49,8 @@ void verl_vanilla(const request& c, place<T>& on, answer& out) {
   const array& old = c.input("old_log_prob");
   const array& mask = c.input("response_mask");
   const auto cut = cut_log_ratio(c.input("log_prob"), old, 20);
-  const auto agg = verl_aggregation(c.text("loss_agg_mode", "token-mean"),
-                                    c.table("global_batch_info"), mask);
+  const auto agg =
+      verl_aggregation(c.text("loss_agg_mode", "token-mean"), c.table("global_batch_info"), mask);
   const double clip = c.number("clip_ratio", 0.2);
   const auto d = on.out(old.shape);
   const auto r = rlhf::clipped_surrogate_loss<T>(
@@ -140,18 +141,16 @@ void openrlhf_policy(const request& c, place<T>& on, answer& out) {
   c.flag("enable_vllm_is_correction", false);  // true is excluded by a rule
   c.ignore({"rollout_log_probs"});
   const bool sequence = type == "gspo";
-  const auto agg =
-      openrlhf_aggregation(c, c.flag("token_level_loss", true) && !sequence, mask);
+  const auto agg = openrlhf_aggregation(c, c.flag("token_level_loss", true) && !sequence, mask);
   const double low = c.number("clip_eps_low", 0.2), high = c.number("clip_eps_high", 0.2);
   const double dual = c.maybe("dual_clip").value_or(0);
   const auto d = on.out(old.shape);
   const auto cut = cut_log_ratio(log_prob, old, sequence ? infinity : 20);
-  const rlhf::policy_batch<T> batch{
-      .log_prob = on.in(cut.value),
-      .old_log_prob = on.in(old),
-      .advantage = on.in(c.input("advantages")),
-      .coefficient = on.in(agg.coefficient({}, old.columns())),
-      .mask = on.mask(mask)};
+  const rlhf::policy_batch<T> batch{.log_prob = on.in(cut.value),
+                                    .old_log_prob = on.in(old),
+                                    .advantage = on.in(c.input("advantages")),
+                                    .coefficient = on.in(agg.coefficient({}, old.columns())),
+                                    .mask = on.mask(mask)};
   const rlhf::policy_output<T> output{.d_log_prob = d.view, .upstream = above<T>(agg.scale)};
   const auto r =
       sequence ? rlhf::sequence_clipped_surrogate_loss<T>(
@@ -175,11 +174,10 @@ void slime_policy(const request& c, place<T>& on, answer& out) {
   const array old = zeros_like(log_prob);
   out.exponent(largest(log_prob));
   const auto d = on.out({n, 1}), loss = on.out({n, 1});
-  const rlhf::clipped_surrogate_config config{
-      .clip_low = c.number("eps_clip"),
-      .clip_high = c.number("eps_clip_high"),
-      .dual_clip = c.maybe("eps_clip_c").value_or(0),
-      .over = aggregation::none()};
+  const rlhf::clipped_surrogate_config config{.clip_low = c.number("eps_clip"),
+                                              .clip_high = c.number("eps_clip_high"),
+                                              .dual_clip = c.maybe("eps_clip_c").value_or(0),
+                                              .over = aggregation::none()};
   rlhf::clipped_surrogate_loss<T>(
       {.log_prob = on.in(log_prob), .old_log_prob = on.in(old), .advantage = on.in(advantage)},
       {.d_log_prob = d.view,
@@ -203,7 +201,8 @@ void rlax_clipped_surrogate(const request& c, place<T>& on, answer& out) {
   const array ratio = c.input("prob_ratios_t");
   const double epsilon = c.number("epsilon");
   const auto r = rlhf::clipped_surrogate_loss<T>(
-      {.log_prob = on.in(map([](double x) { return std::log(x); }, ratio).reshaped({1, ratio.size()})),
+      {.log_prob =
+           on.in(map([](double x) { return std::log(x); }, ratio).reshaped({1, ratio.size()})),
        .old_log_prob = on.in(array::filled({1, ratio.size()}, 0)),
        .advantage = on.in(c.input("adv_t").reshaped({1, ratio.size()}))},
       {},
@@ -231,15 +230,14 @@ void torchtune_grpo_any(const request& c, place<T>& on, answer& out) {
   const array old = Simple ? log_prob : c.input("pi_old_logprobs");
   const double epsilon = c.number("epsilon"), coefficient = c.number("kl_coeff");
   const double more = masked ? small_count : 0;
-  const array row_factor =
-      masked ? with_epsilon(mask) : array::filled({mask.rows()}, 1);
+  const array row_factor = masked ? with_epsilon(mask) : array::filled({mask.rows()}, 1);
   const rlhf::kl_term kl{.coefficient = coefficient,
                          .estimator = rlhf::kl_estimator::k3,
                          .weighting = rlhf::kl_weighting::plain};
   // A mean of row means with an epsilon in each is a weighted sum of tokens.
-  const array share = map([](double n, double f) { return n > 0 ? f / n : 0; }, row_sums(mask),
-                          row_factor) *
-                      (1 / static_cast<double>(mask.rows()));
+  const array share =
+      map([](double n, double f) { return n > 0 ? f / n : 0; }, row_sums(mask), row_factor) *
+      (1 / static_cast<double>(mask.rows()));
   const auto d = on.out(log_prob.shape);
   const auto r = rlhf::clipped_surrogate_loss<T>(
       {.log_prob = on.in(log_prob),
@@ -292,8 +290,8 @@ template <class T>
 void nemo_nll(const request& c, place<T>& on, answer& out) {
   const array& log_prob = c.input("next_token_logprobs");
   const array& mask = c.input("token_mask");
-  const array valid = mask.columns_of(1, mask.columns()) *
-                      spread(c.input("sample_mask"), mask.columns() - 1);
+  const array valid =
+      mask.columns_of(1, mask.columns()) * spread(c.input("sample_mask"), mask.columns() - 1);
   const auto d = on.out(log_prob.shape);
   const auto r = rlhf::reinforce_loss<T>(
       {.log_prob = on.in(log_prob),

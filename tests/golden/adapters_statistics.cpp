@@ -23,7 +23,9 @@ void masked_mean(const request& c, place<T>& on, answer& out, const mean_names& 
                                         {.d_value = to.view, .upstream = above<T>(u)},
                                         {.over = sum(m) + names.epsilon});
     d = to.read();
-    return r.mean;
+    if (sum(m) + names.epsilon > 0) return r.mean;
+    d = map([](double) { return nan; }, d);  // 0/0 there, 0 here
+    return nan;
   };
   array d = value;
   if (!axis) {
@@ -81,7 +83,7 @@ template <class T>
 void whiten(const request& c, place<T>& on, answer& out, const char* name, const array& mask,
             whitening how, bool shift_mean) {
   const array& value = c.input(name);
-  out.put("out", whitened(on, value, mask, how, shift_mean));
+  out.put("out", whitened(on, out, value, mask, how, shift_mean));
   out.grad(name, whitened_slope(on, value, mask, how, shift_mean, c.cotangent("out")));
 }
 
@@ -101,17 +103,16 @@ void torchtune_whiten(const request& c, place<T>& on, answer& out) {
          masked ? whitening::torchtune : whitening::exact, !c.flag("shift_mean", true));
 }
 
-/// Each row by itself: population variance, the epsilon as its floor, 0 at masked slots. Equal numbers
-/// are exactly 0 here and rounding over sqrt(epsilon) there.
+/// Each row by itself: population variance, the epsilon as its floor, 0 at masked slots. Equal
+/// numbers are exactly 0 here and rounding over sqrt(epsilon) there.
 template <class T>
 void openrlhf_normalise(const request& c, place<T>& on, answer& out) {
   const array& value = c.input("tensor");
   const array& mask = c.input("mask");
   const array cotangent = c.cotangent("out");
   if (c.number("dim", 1) != 1) unknown_value("dim", "not 1");
-  const rlhf::whiten_config config{.ddof = 0,
-                                   .epsilon = c.number("eps", 1e-8),
-                                   .epsilon_mode = rlhf::epsilon_mode::floor};
+  const rlhf::whiten_config config{
+      .ddof = 0, .epsilon = c.number("eps", 1e-8), .epsilon_mode = rlhf::epsilon_mode::floor};
   array normal = value, d = value;
   for (index i = 0; i < value.rows(); ++i) {
     const auto to = on.out({1, value.columns()}), slope = on.out({1, value.columns()});
@@ -123,6 +124,12 @@ void openrlhf_normalise(const request& c, place<T>& on, answer& out) {
                                             {.d_value = slope.view}, config);
     normal.set_row(i, to.read());
     array row = slope.read();
+    if (r.tokens == 0) {  // 0/0 there, 0 here
+      row = map([](double) { return nan; }, row);
+      normal.set_row(i, row);
+      d.set_row(i, row);
+      continue;
+    }
     if (r.variance == 0) {
       // The peer's slope at equal numbers: the variance stays on its floor.
       const double n = r.tokens, scale = 1 / std::sqrt(config.epsilon);

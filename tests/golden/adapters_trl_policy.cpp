@@ -43,9 +43,9 @@ rlhf::policy_result run(const grpo& g, place<T>& on, const rlhf::policy_output<T
       .advantage = on.in(g.advantage),
       .coefficient = on.in(g.weight),
       .mask = on.mask(g.mask)};
-  const rlhf::kl_term kl{.coefficient = g.beta,
-                         .weighting = g.corrected_kl ? rlhf::kl_weighting::ratio
-                                                     : rlhf::kl_weighting::plain};
+  const rlhf::kl_term kl{
+      .coefficient = g.beta,
+      .weighting = g.corrected_kl ? rlhf::kl_weighting::ratio : rlhf::kl_weighting::plain};
   const rlhf::entropy_term entropy{.coefficient = g.entropy_coefficient,
                                    .over = aggregation::token_mean(tokens)};
   if (g.sequence)
@@ -66,8 +66,8 @@ rlhf::policy_result run(const grpo& g, place<T>& on, const rlhf::policy_output<T
                                           .entropy = entropy});
 }
 
-/// The figures of clipping that TRL logs: means over tokens (over rows, for ratios of sequences), and
-/// the extremes of the rows' means.
+/// The figures of clipping that TRL logs: means over tokens (over rows, for ratios of sequences),
+/// and the extremes of the rows' means.
 template <class T>
 void log_clipping(const grpo& g, place<T>& on, const rlhf::policy_result& all, bool rows,
                   answer& out) {
@@ -110,8 +110,8 @@ void trl_grpo(const request& c, place<T>& on, answer& out) {
          .high = c.number("epsilon_high", 0.2),
          .dual = c.maybe("delta").value_or(0),
          .sequence = is_sequence_level(level),
-         .form = level == "sequence_token" ? rlhf::sequence_form::token
-                                           : rlhf::sequence_form::sequence,
+         .form =
+             level == "sequence_token" ? rlhf::sequence_form::token : rlhf::sequence_form::sequence,
          .beta = c.number("beta", 0),
          .corrected_kl = c.flag("use_bias_correction_kl", false),
          .entropy_coefficient = c.number("entropy_coef", 0)};
@@ -142,7 +142,8 @@ void trl_gspo_token(const request& c, place<T>& on, answer& out) {
   trl_grpo(c, on, out);
 }
 
-/// A sequence without a token has the ratio exp(0 − old) in TRL: one token of log-prob 0 stands for it.
+/// A sequence without a token has the ratio exp(0 − old) in TRL: one token of log-prob 0 stands for
+/// it.
 template <class T>
 void trl_rloo_loss(const request& c, place<T>& on, answer& out) {
   const array& tokens = c.input("per_token_logps");

@@ -34,13 +34,13 @@ double aggregated(place<T>& on, const value_inputs& x, const peer_aggregation& a
   aggregation over = agg.over;
   rlhf::mask_view<> mask = on.mask(x.mask);
   if (agg.row_factor) {
-    const array share = map([](double n, double f) { return n > 0 ? f / n : 0; },
-                            row_sums(x.mask), *agg.row_factor);
+    const array share = map([](double n, double f) { return n > 0 ? f / n : 0; }, row_sums(x.mask),
+                            *agg.row_factor);
     mask = on.weights(spread(share, x.mask.columns()) * x.mask);
     over = aggregation::sequence_mean_token_sum(agg.over.by());
   }
-  const auto r = value_loss<T>(on, x, mask, over,
-                               {.d_value = d.view, .upstream = above<T>(agg.scale)});
+  const auto r =
+      value_loss<T>(on, x, mask, over, {.d_value = d.view, .upstream = above<T>(agg.scale)});
   out.grad(name, d.read());
   return agg.scale * r.loss;
 }
@@ -84,7 +84,7 @@ void nemo_value(const request& c, place<T>& on, answer& out) {
   out.log("values_max", r.value_max);
   out.log("returns_sq_mean", r.returns_squared.sum / n);
   out.log("residual_sq_mean", r.squared_error.sum / n);
-  out.log("num_valid_samples", sum(sample));
+  out.log("num_valid_samples", static_cast<double>(sample.size()));  // the peer counts all rows
 }
 
 struct ppo_inputs {
@@ -106,19 +106,19 @@ template <class T>
 ppo_figures ppo(place<T>& on, const ppo_inputs& x, const char* log_prob_name,
                 const char* value_name, answer& out) {
   const auto d_log_prob = on.out(x.log_prob.shape), d_value = on.out(x.value.value.shape);
-  const auto policy = rlhf::clipped_surrogate_loss<T>(
-      {.log_prob = on.in(x.log_prob),
-       .old_log_prob = on.in(x.old_log_prob),
-       .advantage = on.in(x.advantage),
-       .mask = on.mask(x.mask)},
-      {.d_log_prob = d_log_prob.view},
-      {.clip_low = x.clip,
-       .clip_high = x.clip,
-       .over = aggregation::token_mean(sum(x.mask) + x.epsilon)});
-  const auto value = value_loss<T>(
-      on, x.value, on.mask(x.value.mask),
-      aggregation::token_mean(sum(x.value.mask) + x.value_epsilon),
-      {.d_value = d_value.view, .upstream = above<T>(x.value_coefficient)});
+  const auto policy =
+      rlhf::clipped_surrogate_loss<T>({.log_prob = on.in(x.log_prob),
+                                       .old_log_prob = on.in(x.old_log_prob),
+                                       .advantage = on.in(x.advantage),
+                                       .mask = on.mask(x.mask)},
+                                      {.d_log_prob = d_log_prob.view},
+                                      {.clip_low = x.clip,
+                                       .clip_high = x.clip,
+                                       .over = aggregation::token_mean(sum(x.mask) + x.epsilon)});
+  const auto value =
+      value_loss<T>(on, x.value, on.mask(x.value.mask),
+                    aggregation::token_mean(sum(x.value.mask) + x.value_epsilon),
+                    {.d_value = d_value.view, .upstream = above<T>(x.value_coefficient)});
   out.grad(log_prob_name, d_log_prob.read());
   out.grad(value_name, d_value.read());
   const double loss = policy.loss + x.value_coefficient * value.loss;
@@ -128,27 +128,26 @@ ppo_figures ppo(place<T>& on, const ppo_inputs& x, const char* log_prob_name,
 
 template <class T>
 void trl_ppo(const request& c, place<T>& on, answer& out) {
-  const auto r = ppo(on,
-                     ppo_inputs{.log_prob = c.input("new_logprobs"),
-                                .old_log_prob = c.input("old_logprobs"),
-                                .advantage = c.input("advantages"),
-                                .mask = complement(c.input("padding_mask")),
-                                .clip = c.number("cliprange"),
-                                .value = {c.input("values"), c.input("old_values"),
-                                          c.input("returns"),
-                                          complement(c.input("padding_mask_p1")),
-                                          c.number("cliprange_value")},
-                                .value_coefficient = c.number("vf_coef"),
-                                .epsilon = 0,
-                                .value_epsilon = 0},
-                     "new_logprobs", "values", out);
+  const auto r =
+      ppo(on,
+          ppo_inputs{.log_prob = c.input("new_logprobs"),
+                     .old_log_prob = c.input("old_logprobs"),
+                     .advantage = c.input("advantages"),
+                     .mask = complement(c.input("padding_mask")),
+                     .clip = c.number("cliprange"),
+                     .value = {c.input("values"), c.input("old_values"), c.input("returns"),
+                               complement(c.input("padding_mask_p1")), c.number("cliprange_value")},
+                     .value_coefficient = c.number("vf_coef"),
+                     .epsilon = 0,
+                     .value_epsilon = 0},
+          "new_logprobs", "values", out);
   out.put("pg_loss", r.policy.loss);
   out.put("vf_loss", r.value.loss);
   out.put("vf_clipfrac", r.value.clip_fraction.mean());
 }
 
-/// torchtune's padding masks are 1 where a token counts. Without them its means have no epsilon, and its
-/// mean ratio counts every token in any case.
+/// torchtune's padding masks are 1 where a token counts. Without them its means have no epsilon,
+/// and its mean ratio counts every token in any case.
 template <class T>
 void torchtune_ppo(const request& c, place<T>& on, answer& out) {
   const array& log_prob = c.input("pi_logprobs");

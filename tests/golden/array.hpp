@@ -25,7 +25,8 @@ struct array {
   array() = default;
   array(std::vector<index> extents, std::vector<double> numbers)
       : shape(std::move(extents)), data(std::move(numbers)) {
-    if (count(shape) != size()) throw std::logic_error("an array whose shape does not fit its data");
+    if (count(shape) != size())
+      throw std::logic_error("an array whose shape does not fit its data");
   }
 
   static index count(const std::vector<index>& extents) {
@@ -45,16 +46,17 @@ struct array {
   index rank() const { return static_cast<index>(shape.size()); }
   index rows() const { return shape.empty() ? 1 : shape[0]; }
   index columns() const { return rank() < 2 ? 1 : shape[1]; }
-  double& operator[](index i) { return data[static_cast<size_t>(i)]; }
-  double operator[](index i) const { return data[static_cast<size_t>(i)]; }
-  double& operator()(index i, index j) { return (*this)[i * shape[1] + j]; }
-  double operator()(index i, index j) const { return (*this)[i * shape[1] + j]; }
+  double& operator[](index i) { return data.at(static_cast<size_t>(i)); }
+  double operator[](index i) const { return data.at(static_cast<size_t>(i)); }
+  double& operator()(index i, index j) { return (*this)[i * columns() + j]; }
+  double operator()(index i, index j) const { return (*this)[i * columns() + j]; }
 
   array reshaped(std::vector<index> extents) const { return {std::move(extents), data}; }
   /// Row i of a matrix as a matrix of one row.
   array row(index i) const { return rows_of(i, i + 1); }
   /// Entries [first, last) along the first extent.
   array rows_of(index first, index last) const {
+    if (first < 0 || last < first || last > rows()) throw std::out_of_range("rows of an array");
     std::vector<index> s = shape;
     const index step = rows() == 0 ? 0 : size() / rows();
     s[0] = last - first;

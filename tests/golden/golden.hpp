@@ -1,7 +1,8 @@
 #pragma once
 
-// Recorded numbers of other projects against this library. A file holds the cases of one function; an
-// adapter says which calls of the library that function is, and hands back its outputs by their names.
+// Recorded numbers of other projects against this library. A file holds the cases of one function;
+// an adapter says which calls of the library that function is, and hands back its outputs by their
+// names.
 
 #include <deque>
 #include <functional>
@@ -44,8 +45,8 @@ struct unfit : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-/// A case as an adapter sees it. What it does not look at is an error of the run: an option that the
-/// adapter has never heard of would otherwise be compared under the wrong meaning.
+/// A case as an adapter sees it. What it does not look at is an error of the run: an option that
+/// the adapter has never heard of would otherwise be compared under the wrong meaning.
 class request {
   const test_case& case_;
   mutable std::set<std::string> seen_;
@@ -62,7 +63,8 @@ class request {
   array input(const std::string& name, const array& otherwise) const;
   bool differentiated(const std::string& name) const { return case_.grads.contains(name); }
   bool expects(const std::string& name) const { return case_.outputs.contains(name); }
-  /// The weight of an output in the scalar whose gradients are recorded; zeros where it takes no part.
+  /// The weight of an output in the scalar whose gradients are recorded; zeros where it takes no
+  /// part.
   array cotangent(const std::string& output) const;
 
   bool flag(const std::string& name, bool otherwise) const;
@@ -95,11 +97,15 @@ class answer {
     double rtol = 0;
   };
 
-  entry& put(const std::string& name, array value) { return outputs_[name] = {std::move(value), {}}; }
+  entry& put(const std::string& name, array value) {
+    return outputs_[name] = {std::move(value), {}};
+  }
   entry& put(const std::string& name, double value) { return put(name, array::scalar(value)); }
   /// A figure that the source logs; its name in the file starts with "metric:".
   entry& log(const std::string& name, double value) { return put("metric:" + name, value); }
-  entry& grad(const std::string& name, array value) { return grads_[name] = {std::move(value), {}}; }
+  entry& grad(const std::string& name, array value) {
+    return grads_[name] = {std::move(value), {}};
+  }
 
   /// Every output of this answer is compared with at least this tolerance.
   void loosen(double rtol, double atol) {
@@ -111,13 +117,19 @@ class answer {
   /// The largest exponent that the numbers went through, where the inputs do not show it.
   void exponent(double largest) { exponent_ = std::max(exponent_, largest); }
   double exponent() const { return exponent_; }
+  /// The largest number that was rounded on the way, where sums cancel or a small spread divides:
+  /// in float the outputs are compared relative to it.
+  void magnitude(double largest) {
+    if (std::isfinite(largest)) magnitude_ = std::max(magnitude_, largest);
+  }
+  double magnitude() const { return magnitude_; }
 
   const std::map<std::string, entry>& outputs() const { return outputs_; }
   const std::map<std::string, entry>& grads() const { return grads_; }
 
  private:
   std::map<std::string, entry> outputs_, grads_;
-  double rtol_ = 0, atol_ = 0, exponent_ = 0;
+  double rtol_ = 0, atol_ = 0, exponent_ = 0, magnitude_ = 0;
 };
 
 /// A tensor that the library writes. It starts full of a number that no function returns.
@@ -141,9 +153,9 @@ class place {
   rlhf::raw_view<const T, rlhf::host_space> in(const std::optional<array>& a) {
     return a ? in(*a) : rlhf::raw_view<const T, rlhf::host_space>{};
   }
-  virtual rlhf::mask_view<> mask(const array& a) = 0;          ///< as flags
-  virtual rlhf::mask_view<> weights(const array& a) = 0;       ///< as weights, in double
-  virtual rlhf::index_view<> integers(const array& a) = 0;     ///< ids, labels, lengths
+  virtual rlhf::mask_view<> mask(const array& a) = 0;       ///< as flags
+  virtual rlhf::mask_view<> weights(const array& a) = 0;    ///< as weights, in double
+  virtual rlhf::index_view<> integers(const array& a) = 0;  ///< ids, labels, lengths
   virtual written<T> out(const std::vector<index>& shape) = 0;
 };
 
@@ -177,4 +189,4 @@ const char* excluded(const test_case& c);
 }  // namespace golden
 
 #define GOLDEN_ADAPTER(name, call) \
-  ::golden::adapter{name, &call<double>, &call<float>}
+  ::golden::adapter { name, &call<double>, &call<float> }

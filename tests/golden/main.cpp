@@ -45,10 +45,10 @@ namespace {
 
 std::map<std::string, adapter> all_adapters() {
   std::map<std::string, adapter> all;
-  for (const auto table : {statistics_adapters(), kl_adapters(), advantage_adapters(),
-                           group_adapters(), policy_adapters(), trl_policy_adapters(),
-                           value_adapters(), preference_adapters(), reward_adapters(),
-                           distribution_adapters()})
+  for (const auto table :
+       {statistics_adapters(), kl_adapters(), advantage_adapters(), group_adapters(),
+        policy_adapters(), trl_policy_adapters(), value_adapters(), preference_adapters(),
+        reward_adapters(), distribution_adapters()})
     for (const adapter& a : table)
       if (!all.emplace(a.function, a).second)
         throw std::logic_error(std::string("two adapters for ") + a.function);
@@ -71,8 +71,7 @@ double largest_exponent(const test_case& c) {
     if (name.find("logits") != std::string::npos && a.rank() >= 2) {
       const index n = a.shape.back();
       for (index i = 0; i < a.size(); i += n) {
-        const auto [low, high] =
-            std::minmax_element(a.data.begin() + i, a.data.begin() + i + n);
+        const auto [low, high] = std::minmax_element(a.data.begin() + i, a.data.begin() + i + n);
         if (std::isfinite(*high - *low)) most = std::max(most, *high - *low);
       }
     }
@@ -88,7 +87,7 @@ double largest_exponent(const test_case& c) {
 
 struct comparison {
   bool in_double;
-  double exponent, rtol, atol;
+  double exponent, magnitude, rtol, atol;
 };
 
 /// The first difference, or nothing.
@@ -102,8 +101,9 @@ std::string difference(const std::string& name, const answer::entry* got, const 
   if (!how.in_double) {
     const double tolerance = std::max(float_tolerance(how.exponent), rtol);
     // A lone number is a sum whose terms may have cancelled.
-    const double scale = want.size() == 1 ? std::max(largest(want), 1.0) : largest(want);
-    atol = std::max(atol, tolerance * scale);
+    const double most = std::max(largest(want), how.magnitude);
+    const double scale = want.size() == 1 ? std::max(most, 1.0) : most;
+    atol += tolerance * scale;
     rtol = 0;
   }
   for (index i = 0; i < want.size(); ++i) {
@@ -113,16 +113,16 @@ std::string difference(const std::string& name, const answer::entry* got, const 
                                        : (std::isnan(b) ? std::isnan(a) : a == b);
     if (same) continue;
     char text[160];
-    std::snprintf(text, sizeof text, "[%td]: %.17g instead of %.17g, off by %.3g, allowed %.3g", i, a,
-                  b, std::abs(a - b), atol + rtol * std::abs(b));
+    std::snprintf(text, sizeof text, "[%td]: %.17g instead of %.17g, off by %.3g, allowed %.3g", i,
+                  a, b, std::abs(a - b), atol + rtol * std::abs(b));
     return name + text;
   }
   return "";
 }
 
 std::vector<std::string> differences(const test_case& c, const answer& got, bool in_double) {
-  const comparison how{in_double, std::max(largest_exponent(c), got.exponent()), got.rtol(),
-                       got.atol()};
+  const comparison how{in_double, std::max(largest_exponent(c), got.exponent()), got.magnitude(),
+                       got.rtol(), got.atol()};
   std::vector<std::string> found;
   const auto compare = [&](const std::string& prefix, const auto& wanted, const auto& answers) {
     for (const auto& [name, want] : wanted) {

@@ -10,8 +10,8 @@
 
 namespace golden {
 
-/// verl, OpenRLHF and torchtune divide by (count + 1e-8). The library divides by the count, so where
-/// their numbers are compared the adapter puts the difference back.
+/// verl, OpenRLHF and torchtune divide by (count + 1e-8). The library divides by the count, so
+/// where their numbers are compared the adapter puts the difference back.
 inline constexpr double small_count = 1e-8;
 
 inline double mean_with_epsilon(const rlhf::metric& m) { return m.sum / (m.count + small_count); }

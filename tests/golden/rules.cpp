@@ -1,5 +1,5 @@
-// What is left out, and why. A rule is a predicate over a case's function, params and inputs; it never
-// names a case by its number.
+// What is left out, and why. A rule is a predicate over a case's function, params and inputs; it
+// never names a case by its number.
 
 #include <algorithm>
 
@@ -18,7 +18,8 @@ struct asked {
   }
   bool is(const char* name, const char* value) const {
     const parameter* p = find(name);
-    return p != nullptr && std::holds_alternative<std::string>(*p) && std::get<std::string>(*p) == value;
+    return p != nullptr && std::holds_alternative<std::string>(*p) &&
+           std::get<std::string>(*p) == value;
   }
   bool on(const char* name) const {
     const parameter* p = find(name);
@@ -67,7 +68,8 @@ bool invalid_beside_valid(const asked& a) {
 }
 
 bool nan_in_masked_slot(const asked& a) {
-  if (!a.is("loss_agg_mode", "seq-mean-token-sum") && !a.is("loss_agg_mode", "seq-mean-token-mean") &&
+  if (!a.is("loss_agg_mode", "seq-mean-token-sum") &&
+      !a.is("loss_agg_mode", "seq-mean-token-mean") &&
       !a.is("loss_agg_mode", "seq-mean-token-sum-norm"))
     return false;
   const array& loss = a.c.inputs.at("loss_mat");
@@ -75,6 +77,17 @@ bool nan_in_masked_slot(const asked& a) {
 }
 
 bool overflowed(const asked& a) { return std::isinf(a.c.outputs.at("loss")[0]); }
+
+/// A loss of NaN from finite numbers: a mean over nothing.
+bool mean_of_nothing(const asked& a) {
+  const auto loss = a.c.outputs.find("loss");
+  if (loss == a.c.outputs.end() || loss->second.size() != 1 || !std::isnan(loss->second[0]))
+    return false;
+  for (const auto& [name, input] : a.c.inputs)
+    for (const double x : input.data)
+      if (!std::isfinite(x)) return false;
+  return true;
+}
 
 bool series_of_zero(const asked& a) { return a.number("gamma", 1) * a.number("lmbda", 1) == 0; }
 
@@ -86,6 +99,15 @@ bool tight_two_sided(const asked& a) {
 bool sequence_kl(const asked& a) {
   return a.on("use_bias_correction_kl") && a.find("importance_sampling_level") != nullptr &&
          !a.is("importance_sampling_level", "token") && a.number("beta", 0.04) != 0;
+}
+
+bool other_dpo(const asked& a) {
+  return a.lists("loss_types", {"hinge", "ipo", "exo_pair", "nca_pair", "bco_pair", "sppo_hard",
+                                "aot", "aot_unpaired", "apo_zero", "apo_down", "discopop"});
+}
+
+bool liger_other_dpo(const asked& a) {
+  return a.given("loss_type") && !a.is("loss_type", "sigmoid") && !a.is("loss_type", "robust");
 }
 
 bool liger_other_loss(const asked& a) {
@@ -104,6 +126,7 @@ const rule rules[] = {
     {"openrlhf.LogExpLoss", overflowed, "source defect: overflows where the rejected reward leads"},
     {"verl.agg_loss", nan_in_masked_slot,
      "source defect: a NaN in a masked slot reaches the sequence means"},
+    {"*", mean_of_nothing, "source defect: 0/0 where nothing counts; the library gives 0"},
     {"torchrl.vec_generalized_advantage_estimate", series_of_zero,
      "source defect: raises where gamma * lambda is 0"},
     {"torchrl.vec_td_lambda_*", series_of_zero, "source defect: raises where gamma * lambda is 0"},
@@ -163,18 +186,13 @@ const rule rules[] = {
     {"verl.compute_opo_outcome_advantage", always, "not built yet: E21 opo"},
     {"verl.compute_remax_outcome_advantage", always, "not built yet: E20 remax"},
     {"rlax.general_off_policy_returns", always, "not built yet: E9 retrace family"},
-    {"rlax.importance_corrected_td_errors", always, "not built yet: E10 importance-corrected errors"},
-    {"rlax.lambda_returns", always, "not built yet: E3 lambda returns"},
+    {"rlax.importance_corrected_td_errors", always,
+     "not built yet: E10 importance-corrected errors"},
     {"rlax.leaky_vtrace", always, "not built yet: E8 vtrace"},
     {"rlax.n_step_bootstrapped_returns", always, "not built yet: E2 n-step returns"},
     {"rlax.test_vtrace", always, "not built yet: E8 vtrace"},
     {"rlax.vtrace", always, "not built yet: E8 vtrace"},
     {"rlax.vtrace_td_error_and_advantage", always, "not built yet: E8 vtrace"},
-    {"torchrl.td0_*", always, "not built yet: E4 td0"},
-    {"torchrl.td1_*", always, "not built yet: E4 td1"},
-    {"torchrl.vec_td1_*", always, "not built yet: E4 td1"},
-    {"torchrl.td_lambda_*", always, "not built yet: E3 lambda returns"},
-    {"torchrl.vec_td_lambda_*", always, "not built yet: E3 lambda returns"},
 
     // ---------------------------------------------------------------- preference, reward
     {"liger.fused_linear_cpo", always, "not built yet: cpo, and LP-4 fused linear log-prob"},
@@ -183,6 +201,11 @@ const rule rules[] = {
     {"liger.fused_linear_kto", always, "not built yet: UP-1 kto"},
     {"trl.bco_loss", always, "not built yet: UP-3 bco"},
     {"trl.cpo_loss", always, "not built yet: cpo"},
+    {"trl.dpo_options", other_dpo, "not built yet: DP-4 to DP-12 preference losses"},
+    {"trl.dpo_options", [](const asked& a) { return a.on("use_weighting"); },
+     "not built yet: DP-16 wpo weights"},
+    {"trl.dpo_f_divergence", other_dpo, "not built yet: DP-4 to DP-12 preference losses"},
+    {"liger.fused_linear_dpo", liger_other_dpo, "not built yet: DP-4 to DP-12 preference losses"},
     {"trl.dpo_aot", always, "not built yet: DP-10 aot"},
     {"trl.dpo_aot_unpaired", always, "not built yet: DP-10 aot"},
     {"trl.dpo_apo_down", always, "not built yet: DP-11 apo"},

@@ -6,14 +6,14 @@
 
 namespace golden {
 
-/// How a peer divides when it whitens: by the counts; by (count + 1e-8), with Bessel's factor n / (n − 1)
-/// beside it (verl, NeMo-RL); or with that epsilon in Bessel's factor as well (torchtune with a mask).
+/// How a peer divides when it whitens: by the counts; by (count + 1e-8), with Bessel's factor n /
+/// (n − 1) beside it (verl, NeMo-RL); or with that epsilon in Bessel's factor as well (torchtune
+/// with a mask).
 enum class whitening { exact, verl, torchtune };
 
 template <class T>
 rlhf::moments peer_moments(place<T>& on, const array& value, const array& mask, whitening how) {
-  rlhf::moments m =
-      rlhf::masked_moments<T>({.value = on.in(value), .mask = on.mask(mask)}).moments;
+  rlhf::moments m = rlhf::masked_moments<T>({.value = on.in(value), .mask = on.mask(mask)}).moments;
   if (how == whitening::exact || !(m.count > 1)) return m;
   const double mean = m.mean * (m.count / (m.count + small_count));
   const double m2 = m.m2 + m.count * (m.mean - mean) * (m.mean - mean);
@@ -22,12 +22,14 @@ rlhf::moments peer_moments(place<T>& on, const array& value, const array& mask, 
   return {m.count, mean, m2 * factor};
 }
 
-/// Whitened with the moments of the counted tokens, at every token, as the peers do. Equal numbers give 0
-/// here; peers divide what a masked slot holds by sqrt(epsilon), and so does the smallest variance.
+/// Whitened with the moments of the counted tokens, at every token, as the peers do. Equal numbers
+/// give 0 here; peers divide what a masked slot holds by sqrt(epsilon), and so does the smallest
+/// variance.
 template <class T>
-array whitened(place<T>& on, const array& value, const array& mask, whitening how,
+array whitened(place<T>& on, answer& out, const array& value, const array& mask, whitening how,
                bool shift_mean = true) {
   auto moments = peer_moments(on, value, mask, how);
+  out.magnitude(largest(value) / std::sqrt(moments.variance(1) + 1e-8));
   moments.m2 = std::max(moments.m2, 1e-300);
   const auto to = on.out(value.shape);
   rlhf::whiten<T>({.value = on.in(value)}, {.whitened = to.view},
@@ -35,8 +37,21 @@ array whitened(place<T>& on, const array& value, const array& mask, whitening ho
   return to.read();
 }
 
-/// Its gradient, masked slots included, by the chain rule: through the slots themselves, the mean and the
-/// variance.
+/// The same as OpenRLHF and NeMo-RL have it for whole batches: population variance, epsilon as its
+/// floor.
+template <class T>
+array whitened_above_floor(place<T>& on, answer& out, const array& value, const array& mask) {
+  auto moments = peer_moments(on, value, mask, whitening::exact);
+  out.magnitude(largest(value) / std::sqrt(std::max(moments.variance(0), 1e-8)));
+  moments.m2 = std::max(moments.m2, 1e-300);
+  const auto to = on.out(value.shape);
+  rlhf::whiten<T>({.value = on.in(value)}, {.whitened = to.view},
+                  {.ddof = 0, .epsilon_mode = rlhf::epsilon_mode::floor, .moments = moments});
+  return to.read();
+}
+
+/// The gradient of `whitened`, masked slots included, by the chain rule: through the slots
+/// themselves, the mean and the variance.
 template <class T>
 array whitened_slope(place<T>& on, const array& value, const array& mask, whitening how,
                      bool shift_mean, const array& cotangent) {

@@ -20,7 +20,7 @@ TEST_CASE_TEMPLATE("exp, expm1: within their bounds of a 113-bit reference", T, 
   CHECK(e.error <= 1.1);
   const auto m = worst_ulp<T>(inputs, expm1_of, expm1_of);
   INFO("expm1 at " << m.at);
-  CHECK(m.error <= 1.4);
+  CHECK(m.error <= 1.5);
 }
 
 TEST_CASE_TEMPLATE("exp_bounded: as exp within its range", T, float, double) {
@@ -88,5 +88,5 @@ TEST_CASE("exp, expm1: every float (RLHF_LONG_TESTS)") {
   CHECK(e.error <= 1.1);
   const auto m = worst_of_all_floats(expm1_of, [](double x) { return std::expm1(x); });
   MESSAGE("expm1: " << m.error << " ULP at " << m.at);
-  CHECK(m.error <= 1.4);
+  CHECK(m.error <= 1.5);
 }

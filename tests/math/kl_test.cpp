@@ -32,7 +32,7 @@ TEST_CASE_TEMPLATE("k3 and its slope: within their bounds of a 113-bit reference
   CHECK(k.error <= 4);
   const auto s = worst_ulp<T>(inputs, slope_of, slope_of);
   INFO("k3_slope at " << s.at);
-  CHECK(s.error <= 1.4);
+  CHECK(s.error <= 1.5);
 }
 
 TEST_CASE_TEMPLATE("ratio_terms: ratio and k3 within their bounds for |d| <= 87", T, float,

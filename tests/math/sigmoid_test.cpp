@@ -121,6 +121,12 @@ TEST_CASE("sigmoid and relatives: every float (RLHF_LONG_TESTS)") {
   });
   MESSAGE("sigmoid: " << s.error << " ULP at " << s.at);
   CHECK(s.error <= 1.3);
+  const auto d = worst_of_all_floats(dsigmoid_of, [](double x) {
+    const double e = std::exp(-std::fabs(x));
+    return e / ((1 + e) * (1 + e));
+  });
+  MESSAGE("dsigmoid: " << d.error << " ULP at " << d.at);
+  CHECK(d.error <= 2);
   const auto p =
       worst_of_all_floats(softplus_of, [&](double x) { return std::isnan(x) ? x : softplus(x); });
   MESSAGE("softplus: " << p.error << " ULP at " << p.at);

@@ -69,9 +69,9 @@ TEST_CASE_TEMPLATE("storage: every word survives the way to float and back", F,
 
 TEST_CASE_TEMPLATE("storage: writing rounds to nearest, ties to even", F, rlhf::bfloat16_format,
                    rlhf::half_format) {
-  const float samples[] = {1.0f,      1.00390625f, 1.01171875f, 1.00048828125f, 1.00146484375f,
-                           0.1f,      -3.3333333f, 1e-5f,       6.1e-5f,        0x1p-25f,
-                           0x1.8p-24f, 0x1.0002p-25f, 2047.5f,   2048.5f,        1e-8f};
+  const float samples[] = {1.0f,       1.00390625f,   1.01171875f, 1.00048828125f, 1.00146484375f,
+                           0.1f,       -3.3333333f,   1e-5f,       6.1e-5f,        0x1p-25f,
+                           0x1.8p-24f, 0x1.0002p-25f, 2047.5f,     2048.5f,        1e-8f};
   for (const float x : samples) {
     CAPTURE(x);
     CHECK(F::narrow(x) == nearest<F>(x));

@@ -45,27 +45,6 @@ inline policy_variant policy_variant_of(int v) {
   return r;
 }
 
-template <class T>
-rlhf::aggregation aggregation_of(const arguments<T>& a, rlhf::aggregation_mode mode) {
-  using rlhf::aggregation;
-  using rlhf::aggregation_mode;
-  switch (mode) {
-    case aggregation_mode::token_mean: return aggregation::token_mean(a.by("tokens"));
-    case aggregation_mode::token_sum: return aggregation::token_sum();
-    case aggregation_mode::sequence_mean_token_sum:
-      return aggregation::sequence_mean_token_sum(a.by("sequences"));
-    case aggregation_mode::sequence_mean_token_sum_norm:
-      return aggregation::sequence_mean_token_sum_norm(a.by("sequences"), 16);
-    case aggregation_mode::sequence_mean_token_mean:
-      return aggregation::sequence_mean_token_mean(a.by("sequences"));
-    case aggregation_mode::group_mean_token_mean:
-      return aggregation::group_mean_token_mean(a.by("groups"));
-    case aggregation_mode::turn_mean: return aggregation::turn_mean(a.by("turns"));
-    case aggregation_mode::none: break;
-  }
-  return aggregation::none();
-}
-
 inline std::vector<input_spec> policy_inputs(int variant, bool old_optional = false) {
   const policy_variant v = policy_variant_of(variant);
   std::vector<input_spec> s{{"log_prob", extent::token, -3, -0.1, "d_log_prob"},
@@ -82,7 +61,7 @@ inline std::vector<output_spec> policy_outputs(int variant) {
   std::vector<output_spec> s{{"d_log_prob"}};
   if (v.entropy) s.push_back({"d_entropy"});
   if (variant % 3 == 1) s.push_back({"token_loss"});
-  if (variant % 3 == 2) s.push_back({"ratio"});
+  if (variant % 3 == 2) s.push_back({"ratio", extent::token, 0});
   return s;
 }
 
@@ -92,8 +71,7 @@ inline void shape_policy(problem& p, random_numbers& random) {
   const auto& now = p.inputs["log_prob"];
   for (std::size_t k = 0; k < old.size(); ++k) old[k] = now[k] + random.uniform(-0.5, 0.5);
   if (policy_variant_of(p.variant).mode == rlhf::aggregation_mode::group_mean_token_mean)
-    for (auto& id : p.ids["group_id"] = std::vector<index>(static_cast<std::size_t>(p.rows)))
-      id = random.below(3) * 1000 - 7;
+    draw_groups(p, random);
 }
 
 template <class T>
@@ -119,14 +97,33 @@ rlhf::policy_output<T> policy_output_of(arguments<T>& a) {
           .upstream = a.upstream()};
 }
 
-inline rlhf::kl_term kl_of(int variant) {
-  const policy_variant v = policy_variant_of(variant);
+inline constexpr double policy_kl = 0.3, policy_entropy = 0.05;
+
+template <class T>
+rlhf::kl_term kl_of(const arguments<T>& a) {
+  const policy_variant v = policy_variant_of(a.p->variant);
   if (!v.kl) return {};
-  return {.coefficient = 0.3, .estimator = v.estimator, .weighting = v.weighting};
+  return {.coefficient = a.number("kl.coefficient", policy_kl),
+          .estimator = v.estimator,
+          .weighting = v.weighting,
+          .input_clamp = a.number("kl.input_clamp", 0),
+          .output_clamp = a.number("kl.output_clamp", 0)};
 }
-inline rlhf::entropy_term entropy_of(int variant) {
-  if (!policy_variant_of(variant).entropy) return {};
-  return {.coefficient = 0.05};
+template <class T>
+rlhf::entropy_term entropy_of(const arguments<T>& a) {
+  if (!policy_variant_of(a.p->variant).entropy) return {};
+  return {.coefficient = a.number("entropy.coefficient", policy_entropy)};
+}
+
+/// Variants without KL, entropy and anything that is not of degree 1 in the advantage.
+inline std::vector<std::string> policy_homogeneous(int variant) {
+  return policy_variant_of(variant).kl ? std::vector<std::string>{} : std::vector<std::string>{"advantage"};
+}
+inline std::vector<refused_number> policy_refused() {
+  return {{"kl.coefficient", {-1, not_a_number, infinite}, 8},
+          {"kl.input_clamp", {-1, not_a_number}, 8},
+          {"kl.output_clamp", {-1, not_a_number}, 8},
+          {"entropy.coefficient", {not_a_number, infinite}, 8}};
 }
 
 inline figures read_policy(const rlhf::policy_result& r) {
@@ -153,23 +150,12 @@ inline figures read_policy(const rlhf::policy_result& r) {
   return f;
 }
 
-using quad_inputs = std::map<std::string, std::vector<quad>>;
-
-inline quad quad_at(const problem& p, const quad_inputs& x, const char* name, index i, index j) {
-  const auto found = x.find(name);
-  if (found == x.end()) return 0;
-  const bool row = static_cast<index>(found->second.size()) == p.rows && p.columns != 1;
-  return found->second[static_cast<std::size_t>(row ? i : i * p.columns + j)];
-}
-
 /// KL and entropy terms of a policy loss, and a token's weight: plain loops over the formulas.
 template <class TokenLoss>
 quad policy_reference(const problem& p, const quad_inputs& x, rlhf::aggregation_mode mode,
                       const TokenLoss& token_loss) {
   const policy_variant v = policy_variant_of(p.variant);
   const auto w = aggregation_weights(p, mode, 16);
-  const rlhf::kl_term kl = kl_of(p.variant);
-  const rlhf::entropy_term entropy = entropy_of(p.variant);
   quad loss = 0;
   for (index i = 0; i < p.rows; ++i)
     for (index j = 0; j < p.columns; ++j) {
@@ -181,11 +167,11 @@ quad policy_reference(const problem& p, const quad_inputs& x, rlhf::aggregation_
         const quad now = quad_at(p, x, "log_prob", i, j);
         const quad ratio = expq(now - quad_at(p, x, "old_log_prob", i, j));
         const quad delta = now - quad_at(p, x, "ref_log_prob", i, j);
-        loss += weight * static_cast<quad>(kl.coefficient.value) *
-                rlhf::formula::kl_estimate(delta, ratio, kl.estimator, kl.weighting, quad(0), quad(0)).value;
+        loss += weight * static_cast<quad>(policy_kl) *
+                rlhf::formula::kl_estimate(delta, ratio, v.estimator, v.weighting, quad(0), quad(0)).value;
       }
       if (v.entropy)
-        loss -= weight * static_cast<quad>(entropy.coefficient.value) * quad_at(p, x, "entropy", i, j);
+        loss -= weight * static_cast<quad>(policy_entropy) * quad_at(p, x, "entropy", i, j);
     }
   return loss;
 }

@@ -13,7 +13,9 @@ entry policy_entry(const char* name, bool old_optional = false) {
   e.inputs = [old_optional](int v) { return policy_inputs(v, old_optional); };
   e.outputs = policy_outputs;
   e.shape_inputs = shape_policy;
-  e.count_names = {"tokens", "sequences", "groups", "turns"};
+  e.count_names = aggregation_counts;
+  e.homogeneous = policy_homogeneous;
+  e.refused = policy_refused();
   return e;
 }
 
@@ -21,6 +23,9 @@ struct clipped_surrogate {
   static double dual(int v) { return v % 4 == 3 ? 1.3 : 0; }
   static entry describe() {
     entry e = policy_entry("clipped_surrogate_loss");
+    e.refused.push_back({"clip_low", {-0.1, not_a_number}});
+    e.refused.push_back({"clip_high", {-0.1, not_a_number}});
+    e.refused.push_back({"dual_clip", {-1, 0.5, 1, not_a_number}});
     e.reference = [](const problem& p, const quad_inputs& x) {
       const quad one = 1;
       const quad limit = dual(p.variant) == 0 ? quad(1e300) : static_cast<quad>(dual(p.variant));
@@ -39,12 +44,13 @@ struct clipped_surrogate {
     const int v = a.p->variant;
     return rlhf::clipped_surrogate_loss<T>(
         policy_batch_of(a), policy_output_of(a),
-        {.clip_low = 0.2,
-         .clip_high = 0.28,
-         .dual_clip = dual(v),
+        {.clip_low = a.number("clip_low", 0.2),
+         .clip_high = a.number("clip_high", 0.28),
+         .dual_clip = a.number("dual_clip", dual(v)),
          .over = aggregation_of(a, policy_variant_of(v).mode),
-         .kl = kl_of(v),
-         .entropy = entropy_of(v)},
+         .kl = kl_of(a),
+         .entropy = entropy_of(a),
+ .nonfinite = a.nonfinite},
         exec);
   }
   static figures read(const rlhf::policy_result& r) { return read_policy(r); }
@@ -67,8 +73,9 @@ struct reinforce {
     const int v = a.p->variant;
     return rlhf::reinforce_loss<T>(policy_batch_of(a), policy_output_of(a),
                                    {.over = aggregation_of(a, policy_variant_of(v).mode),
-                                    .kl = kl_of(v),
-                                    .entropy = entropy_of(v)},
+                                    .kl = kl_of(a),
+                                    .entropy = entropy_of(a),
+ .nonfinite = a.nonfinite},
                                    exec);
   }
   static figures read(const rlhf::policy_result& r) { return read_policy(r); }
@@ -86,6 +93,8 @@ struct sequence_clipped_surrogate {
     entry e = policy_entry(Form == rlhf::sequence_form::sequence
                                ? "sequence_clipped_surrogate_loss"
                                : "sequence_clipped_surrogate_loss, token form");
+    e.refused.push_back({"clip_low", {-0.1, not_a_number}});
+    e.refused.push_back({"clip_high", {-0.1, not_a_number}});
     const auto outputs = e.outputs;
     e.outputs = [outputs](int v) {
       auto s = outputs(v);
@@ -118,13 +127,14 @@ struct sequence_clipped_surrogate {
     auto output = policy_output_of(a);
     output.sequence_loss = a.out("sequence_loss");
     return rlhf::sequence_clipped_surrogate_loss<T>(policy_batch_of(a), output,
-                                                    {.clip_low = 0.1,
-                                                     .clip_high = 0.15,
+                                                    {.clip_low = a.number("clip_low", 0.1),
+                                                     .clip_high = a.number("clip_high", 0.15),
                                                      .ratio = kind(v),
                                                      .form = Form,
                                                      .over = aggregation_of(a, mode_of(v)),
-                                                     .kl = kl_of(v),
-                                                     .entropy = entropy_of(v)},
+                                                     .kl = kl_of(a),
+                                                     .entropy = entropy_of(a),
+ .nonfinite = a.nonfinite},
                                                     exec);
   }
   static figures read(const rlhf::policy_result& r) { return read_policy(r); }

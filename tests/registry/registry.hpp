@@ -18,6 +18,7 @@
 #include "tests/support/thread_pool.hpp"
 #include "rlhf/statistics/aggregation.hpp"
 #include "rlhf/statistics/moments.hpp"
+#include "rlhf/statistics/nonfinite.hpp"
 
 namespace rlhf_test {
 
@@ -40,6 +41,7 @@ struct input_spec {
   const char* gradient = nullptr;  ///< the output that holds ∂loss/∂input
   bool optional = false;           ///< may be left out of the call
   rlhf_test::kind kind = rlhf_test::kind::number;
+  bool leads = false;  ///< sets the shape of others, like the first input
 };
 
 struct output_spec {
@@ -102,7 +104,7 @@ class arguments {
   by_name<extent> sizes;
   by_name<std::vector<std::int64_t>> ids, labels;
   by_name<std::vector<std::uint8_t>> flags;
-  std::vector<std::uint8_t> mask_u8;
+  std::vector<std::uint8_t> mask_u8, row_counts;
   std::vector<float> mask_float;
   std::vector<double> mask_double;
   std::vector<std::int32_t> lengths32;
@@ -211,6 +213,8 @@ class arguments {
     if (!mask_double.empty()) return {mask_double.data(), token_shape()};
     return {};
   }
+  /// One flag per row: some token of it counts.
+  rlhf::mask_view<> row_mask() const { return {row_counts.data(), rlhf::shape(p->rows)}; }
   rlhf::sequence_layout<> layout() const {
     if (shape_of_memory == form::lengths)
       return rlhf::lengths(lengths32.data(), rlhf::shape(static_cast<index>(lengths32.size())));
@@ -262,6 +266,7 @@ using quad_inputs = std::map<std::string, std::vector<quad>>;
 
 struct entry {
   std::string name;
+  std::string mask_name = "mask", layout_name = "layout";
   int variants = 1;
   bool tokens = true;      ///< has a layout: [rows, columns]; else [rows]
   bool masked = true;      ///< has a mask, or one weight per row

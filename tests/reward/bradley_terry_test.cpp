@@ -47,14 +47,15 @@ TEST_CASE("bradley_terry_loss: margin, target, smoothing and centering follow th
   const numbers margin{0.5, 0, 1}, target{1, 0.25, 0.5};
   const double e = 0.1, c = 0.01;
   const auto r = bradley_terry_loss<double>(
-      {.chosen_reward = chosen, .rejected_reward = rejected, .margin = margin, .target = target}, {},
-      {.label_smoothing = e, .centering = c, .over = reduction::sum()});
+      {.chosen_reward = chosen, .rejected_reward = rejected, .margin = margin, .target = target},
+      {}, {.label_smoothing = e, .centering = c, .over = reduction::sum()});
   long double expected = 0;
   for (std::size_t i = 0; i < 3; ++i) {
-    const long double z = static_cast<long double>(chosen[i]) - rejected[i] - margin[i];
-    const long double t = static_cast<long double>(target[i]) * (1 - 2 * e) + e;
-    const long double s = static_cast<long double>(chosen[i]) + rejected[i];
-    expected += t * std::log1p(std::exp(-z)) + (1 - t) * std::log1p(std::exp(z)) + c * s * s;
+    const long double up{chosen[i]}, down{rejected[i]}, m{margin[i]}, ee{e}, cc{c};
+    const long double z = up - down - m;
+    const long double t = static_cast<long double>(target[i]) * (1 - 2 * ee) + ee;
+    expected += t * std::log1p(std::exp(-z)) + (1 - t) * std::log1p(std::exp(z)) +
+                cc * (up + down) * (up + down);
   }
   CHECK(r.loss == doctest::Approx(static_cast<double>(expected)).epsilon(1e-13));
 }
@@ -90,12 +91,30 @@ TEST_CASE("bradley_terry_loss: the gradients are the slopes of the loss") {
     }
 }
 
+TEST_CASE("bradley_terry: the slopes written out are those of dual numbers") {
+  using dual = rlhf::math::dual<double>;
+  random_numbers random(19);
+  for (int i = 0; i < 200; ++i) {
+    const double c = random.uniform(-20, 20), r = random.uniform(-20, 20);
+    const double m = random.uniform(0, 2), t = random.uniform();
+    const auto hard = rlhf::formula::bradley_terry(c, r, m);
+    const auto soft = rlhf::formula::bradley_terry_soft(c, r, m, t);
+    const auto hard_dual = rlhf::formula::bradley_terry(dual{c, 1}, dual{r, 0}, dual{m, 0});
+    const auto soft_dual =
+        rlhf::formula::bradley_terry_soft(dual{c, 0}, dual{r, 1}, dual{m, 0}, dual{t, 0});
+    CHECK(hard.d_chosen_reward == doctest::Approx(hard_dual.loss.tangent).epsilon(1e-13));
+    CHECK(soft.d_rejected_reward == doctest::Approx(soft_dual.loss.tangent).epsilon(1e-12));
+    CHECK(rlhf::formula::bradley_terry_soft(c, r, m, 1.0).loss ==
+          doctest::Approx(hard.loss).epsilon(1e-15));
+  }
+}
+
 TEST_CASE("bradley_terry_loss: rewards far apart stay finite in float, log(sigmoid) would not") {
   const std::vector<float> chosen{1e4f, -1e4f, 100, -100}, rejected{-1e4f, 1e4f, 0, 0};
   std::vector<float> d_chosen(4), each(4);
-  const auto r = bradley_terry_loss<float>(
-      {.chosen_reward = chosen, .rejected_reward = rejected},
-      {.d_chosen_reward = d_chosen, .pair_loss = each}, {.over = reduction::sum()});
+  const auto r = bradley_terry_loss<float>({.chosen_reward = chosen, .rejected_reward = rejected},
+                                           {.d_chosen_reward = d_chosen, .pair_loss = each},
+                                           {.over = reduction::sum()});
   CHECK(each[0] == 0);
   CHECK(each[1] == 2e4f);
   CHECK(each[2] == doctest::Approx(std::exp(-100.0)).epsilon(1e-4));  // not lost against 1
@@ -115,7 +134,9 @@ TEST_CASE("bradley_terry_loss: rewards far apart stay finite in float, log(sigmo
   CHECK(each[3] == 50);
 }
 
-TEST_CASE("bradley_terry_loss: swapping the answers flips the margin and obeys L(c, r) - L(r, c) = r - c") {
+TEST_CASE(
+    "bradley_terry_loss: swapping the answers flips the margin and obeys L(c, r) - L(r, c) = r - "
+    "c") {
   random_numbers random(5);
   numbers chosen(40), rejected(40);
   for (std::size_t i = 0; i < 40; ++i)
@@ -130,7 +151,8 @@ TEST_CASE("bradley_terry_loss: swapping the answers flips the margin and obeys L
   CHECK(forth.loss - back.loss == doctest::Approx(-forth.margin.sum).epsilon(1e-12));
   const auto half = [](const numbers& c, const numbers& r) {
     return bradley_terry_loss<double>({.chosen_reward = c, .rejected_reward = r}, {},
-                                      {.label_smoothing = 0.5, .over = reduction::sum()}).loss;
+                                      {.label_smoothing = 0.5, .over = reduction::sum()})
+        .loss;
   };
   CHECK(half(chosen, rejected) == half(rejected, chosen));
 }
@@ -182,18 +204,18 @@ TEST_CASE("bradley_terry_loss: a weight of 2 counts like the pair twice") {
 
 TEST_CASE("bradley_terry_loss: no pair is silence, and so are none with weight") {
   numbers none;
-  const auto a = bradley_terry_loss<double>({.chosen_reward = none, .rejected_reward = none},
-                                            {.d_chosen_reward = none},
-                                            {.over = reduction::mean(rlhf::local)});
+  const auto a =
+      bradley_terry_loss<double>({.chosen_reward = none, .rejected_reward = none},
+                                 {.d_chosen_reward = none}, {.over = reduction::mean(rlhf::local)});
   CHECK(a.loss == 0);
   CHECK(a.pairs == 0);
   CHECK(a.accuracy.mean() == 0);
   const numbers one{not_a_number};
   const std::vector<std::uint8_t> flag{0};
   numbers d(1, 7);
-  const auto b = bradley_terry_loss<double>(
-      {.chosen_reward = one, .rejected_reward = one, .weight = flag}, {.d_chosen_reward = d},
-      {.over = reduction::mean(0)});
+  const auto b =
+      bradley_terry_loss<double>({.chosen_reward = one, .rejected_reward = one, .weight = flag},
+                                 {.d_chosen_reward = d}, {.over = reduction::mean(0)});
   CHECK(b.loss == 0);
   CHECK(d[0] == 0);
 }
@@ -223,8 +245,8 @@ TEST_CASE("bradley_terry_loss: upstream scales the gradient, as a number or one 
   const numbers chosen{1, 2}, rejected{0, 3}, above{2, -3};
   numbers d0(2), d1(2), d2(2, 10);
   const auto go = [&](const rlhf::bradley_terry_output<double>& output) {
-    return bradley_terry_loss<double>({.chosen_reward = chosen, .rejected_reward = rejected}, output,
-                                      {.over = reduction::sum()});
+    return bradley_terry_loss<double>({.chosen_reward = chosen, .rejected_reward = rejected},
+                                      output, {.over = reduction::sum()});
   };
   const double loss = go({.d_chosen_reward = d0}).loss;
   CHECK(go({.d_chosen_reward = d1, .upstream = above}).loss == loss);
@@ -239,20 +261,20 @@ TEST_CASE("bradley_terry_loss: upstream scales the gradient, as a number or one 
 
 TEST_CASE("bradley_terry_loss: results and gradients of shards are those of the whole") {
   random_numbers random(11);
-  const index n = 130;
+  const rlhf::index n = 130;
   numbers chosen(n), rejected(n), whole(n), parts(n);
   for (auto* v : {&chosen, &rejected})
     for (double& x : *v) x = random.uniform(-2, 2);
   const rlhf::bradley_terry_config config{.centering = 0.1, .over = reduction::mean(n)};
-  const auto all = bradley_terry_loss<double>({.chosen_reward = chosen, .rejected_reward = rejected},
-                                              {.d_chosen_reward = whole}, config);
+  const auto all = bradley_terry_loss<double>(
+      {.chosen_reward = chosen, .rejected_reward = rejected}, {.d_chosen_reward = whole}, config);
   rlhf::bradley_terry_result merged;
-  for (index i = 0; i < n; i += 50) {
-    const index m = n - i < 50 ? n - i : 50;
-    merged = merged + bradley_terry_loss<double>(
-                          {.chosen_reward = {chosen.data() + i, m},
-                           .rejected_reward = {rejected.data() + i, m}},
-                          {.d_chosen_reward = {parts.data() + i, m}}, config);
+  for (rlhf::index i = 0; i < n; i += 50) {
+    const rlhf::index m = n - i < 50 ? n - i : 50;
+    merged =
+        merged + bradley_terry_loss<double>({.chosen_reward = {chosen.data() + i, m},
+                                             .rejected_reward = {rejected.data() + i, m}},
+                                            {.d_chosen_reward = {parts.data() + i, m}}, config);
   }
   CHECK(merged.loss == doctest::Approx(all.loss).epsilon(1e-14));
   CHECK(parts == whole);
@@ -263,9 +285,9 @@ TEST_CASE("bradley_terry_loss: results and gradients of shards are those of the 
 
 TEST_CASE("bradley_terry_loss: strides and [c; r] halves give the bits of plain arrays") {
   random_numbers random(13);
-  const index n = 37;
+  const rlhf::index n = 37;
   numbers chosen(n), rejected(n), interleaved(2 * n), d(n), d_interleaved(2 * n);
-  for (index i = 0; i < n; ++i) {
+  for (rlhf::index i = 0; i < n; ++i) {
     const auto k = static_cast<std::size_t>(i);
     interleaved[2 * k] = chosen[k] = random.uniform(-2, 2);
     interleaved[2 * k + 1] = rejected[k] = random.uniform(-2, 2);
@@ -273,11 +295,11 @@ TEST_CASE("bradley_terry_loss: strides and [c; r] halves give the bits of plain 
   const rlhf::bradley_terry_config config{.over = reduction::mean(rlhf::local)};
   const auto a = bradley_terry_loss<double>({.chosen_reward = chosen, .rejected_reward = rejected},
                                             {.d_chosen_reward = d}, config);
-  const auto b = bradley_terry_loss<double>(
-      {.chosen_reward = {interleaved.data(), n, 2}, .rejected_reward = {interleaved.data() + 1, n, 2}},
-      {.d_chosen_reward = {d_interleaved.data(), n, 2},
-       .d_rejected_reward = {d_interleaved.data() + 1, n, 2}},
-      config);
+  const auto b = bradley_terry_loss<double>({.chosen_reward = {interleaved.data(), n, 2},
+                                             .rejected_reward = {interleaved.data() + 1, n, 2}},
+                                            {.d_chosen_reward = {d_interleaved.data(), n, 2},
+                                             .d_rejected_reward = {d_interleaved.data() + 1, n, 2}},
+                                            config);
   CHECK(a.loss == b.loss);
   for (std::size_t i = 0; i < static_cast<std::size_t>(n); ++i) {
     CHECK(d[i] == d_interleaved[2 * i]);
@@ -293,8 +315,7 @@ TEST_CASE("bradley_terry_loss: a broken contract names itself and writes nothing
     rlhf::bradley_terry_batch<double> batch{.chosen_reward = chosen, .rejected_reward = rejected};
     rlhf::bradley_terry_output<double> output{.d_chosen_reward = d};
     change(batch, output);
-    const std::string m =
-        message_of([&] { bradley_terry_loss<double>(batch, output, config); });
+    const std::string m = message_of([&] { bradley_terry_loss<double>(batch, output, config); });
     CHECK(d == numbers(2, 7));
     return m;
   };
@@ -310,7 +331,11 @@ TEST_CASE("bradley_terry_loss: a broken contract names itself and writes nothing
         "bradley_terry_loss: rejected_reward: expected shape [2], received [1]");
   CHECK(broken([&](auto& b, auto&) { b.rejected_reward = {}; }, {.over = over}) ==
         "bradley_terry_loss: rejected_reward: expected a tensor: this input is required");
-  CHECK(broken([&](auto& b, auto&) { b.chosen_reward = {chosen.data(), {1, 2}}; }, {.over = over}) ==
+  CHECK(broken(
+            [&](auto& b, auto&) {
+              b.chosen_reward = {chosen.data(), {1, 2}};
+            },
+            {.over = over}) ==
         "bradley_terry_loss: chosen_reward: expected rank 1, one number per pair, received [1, 2]");
   CHECK(broken([&](auto& b, auto&) { b.weight = short_one; }, {.over = over}) ==
         "bradley_terry_loss: weight: expected shape [2], received [1]");

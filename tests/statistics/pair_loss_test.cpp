@@ -99,11 +99,10 @@ TEST_CASE("pair_loss: with a workspace of the size the dry run names, nothing el
   numbers chosen(100, 1), rejected(100, 0.5), d(100);
   chosen[3] = not_a_number;
   const auto call = [&](const auto& exec) {
-    return pair_loss<double>(hinge{}, {.chosen_score = chosen, .rejected_score = rejected},
-                             {.d_chosen_score = d},
-                             {.over = reduction::mean(rlhf::local),
-                              .nonfinite = rlhf::nonfinite_policy::drop_token},
-                             exec);
+    return pair_loss<double>(
+        hinge{}, {.chosen_score = chosen, .rejected_score = rejected}, {.d_chosen_score = d},
+        {.over = reduction::mean(rlhf::local), .nonfinite = rlhf::nonfinite_policy::drop_token},
+        exec);
   };
   const std::size_t bytes = rlhf::workspace_bytes(call);
   std::vector<char> memory(bytes);

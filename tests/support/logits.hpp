@@ -65,9 +65,10 @@ row_reference reference_row(const X* x, std::size_t classes, std::size_t label,
 template <class T>
 double ulps(T a, long double b) {
   if (static_cast<long double>(a) == b) return 0;
-  const long double size = std::max(std::abs(b), static_cast<long double>(std::numeric_limits<T>::min()));
-  const long double unit = std::ldexp(static_cast<long double>(std::numeric_limits<T>::epsilon()),
-                                      std::ilogb(size));
+  const long double size =
+      std::max(std::abs(b), static_cast<long double>(std::numeric_limits<T>::min()));
+  const long double unit =
+      std::ldexp(static_cast<long double>(std::numeric_limits<T>::epsilon()), std::ilogb(size));
   return static_cast<double>(std::abs(static_cast<long double>(a) - b) / unit);
 }
 

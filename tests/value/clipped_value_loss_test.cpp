@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "rlhf/math/dual.hpp"
 #include "tests/support/backends.hpp"
 #include "tests/support/slope.hpp"
 
@@ -27,13 +28,13 @@ TEST_CASE_TEMPLATE("clipped_value_loss: values by hand", B, RLHF_TEST_BACKENDS) 
   const auto mask = flags<B>({{1, 1}, {1, 0}});
   auto d_value = rows<B>({{7, 7}, {7, 7}});
   auto token_loss = rows<B>({{7, 7}, {7, 7}});
-  const auto r = clipped_value_loss<double>(
-      {.value = value.tensor(),
-       .old_value = old_value.tensor(),
-       .returns = returns.tensor(),
-       .mask = mask.tensor()},
-      {.d_value = d_value.tensor(), .token_loss = token_loss.tensor()},
-      {.clip = 0.5, .over = aggregation::token_mean(rlhf::local)});
+  const auto r =
+      clipped_value_loss<double>({.value = value.tensor(),
+                                  .old_value = old_value.tensor(),
+                                  .returns = returns.tensor(),
+                                  .mask = mask.tensor()},
+                                 {.d_value = d_value.tensor(), .token_loss = token_loss.tensor()},
+                                 {.clip = 0.5, .over = aggregation::token_mean(rlhf::local)});
   CHECK(r.loss == doctest::Approx((1.125 + 0.5 + 0.32) / 3).epsilon(1e-14));
   CHECK(d_value(0, 0) == 0);
   CHECK(d_value(0, 1) == doctest::Approx(1.0 / 3));
@@ -55,14 +56,16 @@ TEST_CASE_TEMPLATE("clipped_value_loss: values by hand", B, RLHF_TEST_BACKENDS) 
   CHECK(r.nonfinite == 0);
 }
 
-TEST_CASE("clipped_value_loss: without half loss and slope are twice as large, without a clip it is "
-          "the squared error") {
+TEST_CASE(
+    "clipped_value_loss: without half loss and slope are twice as large, without a clip it is "
+    "the squared error") {
   const numbers value{1, -2, 3}, old_value{0, 0, 2.9}, returns{2, 1, 3.5};
   const auto run = [&](double clip, bool half, numbers& d) {
     rlhf::value_batch<double> batch{.value = {value, {1, 3}}, .returns = {returns, {1, 3}}};
     if (clip > 0) batch.old_value = {old_value, {1, 3}};
-    return clipped_value_loss<double>(batch, {.d_value = {d, {1, 3}}},
-                                      {.clip = clip, .half = half, .over = aggregation::token_sum()});
+    return clipped_value_loss<double>(
+        batch, {.d_value = {d, {1, 3}}},
+        {.clip = clip, .half = half, .over = aggregation::token_sum()});
   };
   numbers with(3), without(3), plain(3), wide(3);
   CHECK(run(0.2, false, without).loss == 2 * run(0.2, true, with).loss);
@@ -80,9 +83,11 @@ TEST_CASE("clipped_value_loss: 27 places of value, return and bound, the larger 
   for (const double v : {-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 3.0, -3.0})
     for (const double target : {-4.0, 0.25, 4.0}) {
       numbers value{v}, old_value{0}, returns{target}, d(1, 7);
-      const auto r = clipped_value_loss<double>(
-          {.value = {value, {1, 1}}, .old_value = {old_value, {1, 1}}, .returns = {returns, {1, 1}}},
-          {.d_value = {d, {1, 1}}}, {.clip = 1, .over = aggregation::token_sum()});
+      const auto r = clipped_value_loss<double>({.value = {value, {1, 1}},
+                                                 .old_value = {old_value, {1, 1}},
+                                                 .returns = {returns, {1, 1}}},
+                                                {.d_value = {d, {1, 1}}},
+                                                {.clip = 1, .over = aggregation::token_sum()});
       const double bounded = v < -1 ? -1 : v > 1 ? 1 : v;
       const double plain = (v - target) * (v - target) / 2;
       const double cut = (bounded - target) * (bounded - target) / 2;
@@ -93,22 +98,34 @@ TEST_CASE("clipped_value_loss: 27 places of value, return and bound, the larger 
     }
 }
 
+TEST_CASE("clipped_squared_error: the slope written out is that of dual numbers") {
+  using dual = rlhf::math::dual<double>;
+  random_numbers random(23);
+  for (int i = 0; i < 500; ++i) {
+    const double v = random.uniform(-2, 2), o = random.uniform(-2, 2), R = random.uniform(-2, 2);
+    const auto plain = rlhf::formula::clipped_squared_error(v, o, R, 0.4);
+    const auto lifted = rlhf::formula::clipped_squared_error(dual{v, 1}, dual{o, 0}, dual{R, 0},
+                                                             dual{0.4, 0});
+    CHECK(plain.loss == lifted.loss.value);
+    CHECK(plain.d_value == doctest::Approx(lifted.loss.tangent).epsilon(1e-15));
+  }
+}
+
 TEST_CASE("clipped_value_loss: inside the bounds rounding never takes the gradient away") {
   random_numbers random(4);
-  const index n = 2000;
+  const rlhf::index n = 2000;
   std::vector<float> value(n), old_value(n), returns(n), d(n);
   for (std::size_t i = 0; i < static_cast<std::size_t>(n); ++i) {
     old_value[i] = static_cast<float>(random.uniform(-1, 1) * 1000);
     value[i] = old_value[i] + static_cast<float>(random.uniform(-0.19, 0.19));
     returns[i] = value[i] + static_cast<float>(random.uniform(-2, 2));
   }
-  const auto r = clipped_value_loss<float>({.value = {value, {1, n}},
-                                            .old_value = {old_value, {1, n}},
-                                            .returns = {returns, {1, n}}},
-                                           {.d_value = {d, {1, n}}},
-                                           {.over = aggregation::token_sum()});
+  const auto r = clipped_value_loss<float>(
+      {.value = {value, {1, n}}, .old_value = {old_value, {1, n}}, .returns = {returns, {1, n}}},
+      {.d_value = {d, {1, n}}}, {.over = aggregation::token_sum()});
   CHECK(r.clip_fraction.sum == 0);
-  for (std::size_t i = 0; i < static_cast<std::size_t>(n); ++i) CHECK(d[i] == value[i] - returns[i]);
+  for (std::size_t i = 0; i < static_cast<std::size_t>(n); ++i)
+    CHECK(d[i] == value[i] - returns[i]);
 }
 
 TEST_CASE("clipped_value_loss: the gradient is the slope of the loss, however it is aggregated") {
@@ -142,7 +159,7 @@ TEST_CASE("clipped_value_loss: the gradient is the slope of the loss, however it
 TEST_CASE("clipped_value_loss: padded, lengths and packed give the same bits") {
   random_numbers random(21);
   const std::vector<std::int64_t> length{5, 0, 18, 33};
-  const index rows_ = 4, columns = 33;
+  const rlhf::index rows_ = 4, columns = 33;
   const auto slots = static_cast<std::size_t>(rows_ * columns);
   std::vector<float> v(slots, NAN), o(slots, NAN), R(slots, NAN), d(slots), d2(slots);
   std::vector<std::uint8_t> flag(slots, 0);
@@ -159,16 +176,15 @@ TEST_CASE("clipped_value_loss: padded, lengths and packed give the same bits") {
     offset.push_back(static_cast<std::int32_t>(pv.size()));
   }
   std::vector<float> pd(pv.size());
-  const rlhf::clipped_value_config config{.over = aggregation::sequence_mean_token_mean(rlhf::local)};
+  const rlhf::clipped_value_config config{.over =
+                                              aggregation::sequence_mean_token_mean(rlhf::local)};
   const rlhf::shape s(rows_, columns);
   const auto a = clipped_value_loss<float>(
       {.value = {v, s}, .old_value = {o, s}, .returns = {R, s}, .mask = {flag, s}},
       {.d_value = {d, s}}, config);
-  const auto b = clipped_value_loss<float>({.value = {v, s},
-                                            .old_value = {o, s},
-                                            .returns = {R, s},
-                                            .layout = rlhf::lengths(length)},
-                                           {.d_value = {d2, s}}, config);
+  const auto b = clipped_value_loss<float>(
+      {.value = {v, s}, .old_value = {o, s}, .returns = {R, s}, .layout = rlhf::lengths(length)},
+      {.d_value = {d2, s}}, config);
   const auto c = clipped_value_loss<float>(
       {.value = pv, .old_value = po, .returns = pR, .layout = rlhf::packed(offset)},
       {.d_value = pd}, config);
@@ -200,11 +216,9 @@ TEST_CASE("clipped_value_loss: an empty mask is silence") {
 TEST_CASE("clipped_value_loss: NaN reaches the loss, or is dropped and counted") {
   numbers value{1, not_a_number, 3, 4}, returns{0, 0, 0, infinite}, d(4, 7);
   const auto run = [&](rlhf::nonfinite_policy policy) {
-    return clipped_value_loss<double>({.value = {value, {2, 2}}, .returns = {returns, {2, 2}}},
-                                      {.d_value = {d, {2, 2}}},
-                                      {.clip = 0,
-                                       .over = aggregation::token_mean(4),
-                                       .nonfinite = policy});
+    return clipped_value_loss<double>(
+        {.value = {value, {2, 2}}, .returns = {returns, {2, 2}}}, {.d_value = {d, {2, 2}}},
+        {.clip = 0, .over = aggregation::token_mean(4), .nonfinite = policy});
   };
   CHECK(std::isnan(run(rlhf::nonfinite_policy::propagate).loss));
   const auto r = run(rlhf::nonfinite_policy::drop_token);
@@ -222,11 +236,12 @@ TEST_CASE("clipped_value_loss: results of micro-batches add up to those of the b
   numbers value(60), old_value(60), returns(60);
   for (auto* x : {&value, &old_value, &returns})
     for (double& y : *x) y = random.uniform(-1, 1);
-  const auto part = [&](index from, index n) {
-    return clipped_value_loss<double>({.value = {value.data() + from * 6, {n, index{6}}},
-                                       .old_value = {old_value.data() + from * 6, {n, index{6}}},
-                                       .returns = {returns.data() + from * 6, {n, index{6}}}},
-                                      {}, {.over = aggregation::token_mean(60)});
+  const auto part = [&](rlhf::index from, rlhf::index n) {
+    return clipped_value_loss<double>(
+        {.value = {value.data() + from * 6, {n, rlhf::index{6}}},
+         .old_value = {old_value.data() + from * 6, {n, rlhf::index{6}}},
+         .returns = {returns.data() + from * 6, {n, rlhf::index{6}}}},
+        {}, {.over = aggregation::token_mean(60)});
   };
   const auto whole = part(0, 10);
   const auto sum = part(0, 3) + part(3, 5) + part(8, 2);
@@ -244,8 +259,9 @@ TEST_CASE("clipped_value_loss: a broken contract names itself and writes nothing
   const auto over = aggregation::token_sum();
   const auto broken = [&](const rlhf::value_batch<double>& batch,
                           const rlhf::clipped_value_config& config) {
-    const std::string m =
-        message_of([&] { clipped_value_loss<double>(batch, {.d_value = {d, {1, 2}}}, config); });
+    const std::string m = message_of([&] {
+      clipped_value_loss<double>(batch, {.d_value = {d, {1, 2}}}, config);
+    });
     CHECK(d == numbers(2, 7));
     return m;
   };
@@ -260,8 +276,8 @@ TEST_CASE("clipped_value_loss: a broken contract names itself and writes nothing
         "clipped_value_loss: old_value: expected to be left out: this call does not use it");
   CHECK(broken({.value = v, .old_value = v, .returns = {x.data(), {2, 1}}}, {.over = over}) ==
         "clipped_value_loss: returns: expected shape [1, 2], received [2, 1]");
-  CHECK(broken({.value = v, .old_value = v, .returns = v},
-               {.over = aggregation::token_mean(0)}).find("over") != std::string::npos);
+  CHECK(broken({.value = v, .old_value = v, .returns = v}, {.over = aggregation::token_mean(0)})
+            .find("over") != std::string::npos);
   CHECK(broken({.value = x, .old_value = x, .returns = x}, {.over = over}).find("rank 2") !=
         std::string::npos);
 }

@@ -29,7 +29,8 @@ TEST_CASE_TEMPLATE("explained_variance: values by hand", B, RLHF_TEST_BACKENDS) 
   CHECK(r.tokens == 4);
 }
 
-TEST_CASE("explained_variance: a perfect critic explains all, a constant error is free when centred") {
+TEST_CASE(
+    "explained_variance: a perfect critic explains all, a constant error is free when centred") {
   const numbers returns{1, 2, 4, 8};
   numbers value = returns;
   const auto perfect = explained_variance<double>({.value = value, .returns = returns});
@@ -68,14 +69,15 @@ TEST_CASE("explained_variance: a mean of 1e6 costs no digit in float, and shards
   long double v = 0, v_residual = 0;
   for (std::size_t i = 0; i < n; ++i) {
     const long double a = static_cast<long double>(returns[i]) - m;
-    const long double b = static_cast<long double>(returns[i]) - static_cast<long double>(value[i]) - m_residual;
+    const long double b =
+        static_cast<long double>(returns[i]) - static_cast<long double>(value[i]) - m_residual;
     v += a * a, v_residual += b * b;
   }
   const auto whole = explained_variance<float>({.value = value, .returns = returns});
   CHECK(whole.returns.m2 == doctest::Approx(static_cast<double>(v)).epsilon(1e-6));
   CHECK(whole.explained_variance() ==
         doctest::Approx(static_cast<double>(1 - v_residual / v)).epsilon(1e-6));
-  const auto part = [&](index from, index count) {
+  const auto part = [&](rlhf::index from, rlhf::index count) {
     return explained_variance<float>(
         {.value = {value.data() + from, count}, .returns = {returns.data() + from, count}});
   };
@@ -86,7 +88,8 @@ TEST_CASE("explained_variance: a mean of 1e6 costs no digit in float, and shards
 
 TEST_CASE("explained_variance: NaN is seen, or dropped and counted") {
   const numbers value{1, not_a_number, 3, 4}, returns{1, 2, 3, 5};
-  CHECK(std::isnan(explained_variance<double>({.value = value, .returns = returns}).explained_variance()));
+  CHECK(std::isnan(
+      explained_variance<double>({.value = value, .returns = returns}).explained_variance()));
   const auto r = explained_variance<double>({.value = value, .returns = returns}, {},
                                             {.nonfinite = rlhf::nonfinite_policy::drop_token});
   // returns 1 3 5: m2 = 8; residual 0 0 1: m2 = 2/3

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "rlhf/advantage/time_steps.hpp"
+#include "rlhf/primitive/count.hpp"
 #include "rlhf/primitive/reverse_scan.hpp"
 #include "rlhf/statistics/moments.hpp"
 #include "rlhf/statistics/nonfinite.hpp"
@@ -204,7 +205,7 @@ result_of<Exec, discounted_returns_result> discounted_returns(
     a.flag[K::truncated] = truncated;
     scan(K{config.gamma, static_cast<T>(config.gamma), bool(batch.next_value)}, a);
   }
-  detail::add_dropped(run, screened.dropped, scan_to + scan_figures<detail::return_scan<T>>::nonfinite);
+  detail::count_dropped(run, screened.dropped, scan_to + scan_figures<detail::return_scan<T>>::nonfinite);
   return run.template finish<discounted_returns_result>(figures, &detail::read_returns);
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "rlhf/advantage/time_steps.hpp"
+#include "rlhf/primitive/count.hpp"
 #include "rlhf/primitive/reverse_scan.hpp"
 #include "rlhf/statistics/moments.hpp"
 #include "rlhf/statistics/nonfinite.hpp"
@@ -234,7 +235,7 @@ result_of<Exec, generalized_advantage_estimation_result> generalized_advantage_e
     a.flag[K::truncated] = truncated;
     scan(K{decay, gamma, bool(batch.next_value)}, a);
   }
-  detail::add_dropped(run, screened.dropped, scan_to + scan_figures<detail::advantage_scan<T>>::nonfinite);
+  detail::count_dropped(run, screened.dropped, scan_to + scan_figures<detail::advantage_scan<T>>::nonfinite);
   return run.template finish<generalized_advantage_estimation_result>(figures,
                                                                       &detail::read_advantages);
 }

@@ -110,7 +110,7 @@ struct add_dropped_tokens {
 };
 
 template <class Run>
-void add_dropped(Run& run, const double* dropped, double* to) {
+void count_dropped(Run& run, const double* dropped, double* to) {
   if (dropped != nullptr) run.for_each(1, add_dropped_tokens{dropped, to});
 }
 

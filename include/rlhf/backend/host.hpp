@@ -2,6 +2,7 @@
 
 #include "rlhf/backend/host/arena.hpp"
 #include "rlhf/backend/host/count.hpp"
+#include "rlhf/backend/host/group_reduce.hpp"
 #include "rlhf/backend/host/map_reduce.hpp"
 #include "rlhf/backend/host/reverse_scan.hpp"
 #include "rlhf/backend/host/row_reduce.hpp"
@@ -220,6 +221,33 @@ class host_run {
       for (index s = 0; s < segments; ++s) all.add(partial[s]);
     }
     all.write(figures);
+  }
+
+  /// See primitive/group_reduce.hpp. Writes the figures as K::partial does.
+  template <class K>
+  void group_reduce(const sample_groups<space>& groups, const K& kernel, double* to) {
+    using partial = typename K::partial;
+    detail::group_scratch scratch = {};
+    if (groups.size == 0)
+      for (index** part : {&scratch.start, &scratch.sorted, &scratch.spare, &scratch.group_start})
+        *part = allocate<index>(groups.samples + 1);
+    const index most = groups.size > 0 ? groups.samples / groups.size : groups.samples;
+    const bool shared = exec_.concurrency() > 1;
+    partial* const sums =
+        shared ? allocate<partial>((most + groups_per_unit - 1) / groups_per_unit) : nullptr;
+    if (arena_.dry()) return;
+    const detail::found_groups found = detail::find_groups(groups, scratch);
+    const auto unit = [&](index u) {
+      partial sum;
+      for (index g = u * groups_per_unit; g < found.groups && g < (u + 1) * groups_per_unit; ++g)
+        sum = sum + kernel(found.at(g));
+      return sum;
+    };
+    const index units = (found.groups + groups_per_unit - 1) / groups_per_unit;
+    if (shared) exec_.parallel_for(units, [&](index u) { sums[u] = unit(u); });
+    partial all;
+    for (index u = 0; u < units; ++u) all = all + (shared ? sums[u] : unit(u));
+    all.write(to);
   }
 
   /// Turns figures in the executor's memory into what the call returns.

@@ -33,9 +33,7 @@ class fixed_kl_controller {
   kl_update update(double, double) { return {.coefficient = coefficient_}; }
   template <class R>
     requires requires(const R& r) { r.kl_per_sequence; }
-  kl_update update(const R&, double) {
-    return {.coefficient = coefficient_};
-  }
+  kl_update update(const R&, double) { return {.coefficient = coefficient_}; }
 };
 
 struct adaptive_kl_config {
@@ -56,8 +54,8 @@ struct adaptive_kl_config {
 /// Feed it the KL of the batch that was sampled and penalised with the present coefficient(), once
 /// per batch, before the next one is sampled.
 ///
-/// Units     kl: nats per sequence or per token, as `unit` says; episodes: answers in the step, over
-///           all ranks
+/// Units     kl: nats per sequence or per token, as `unit` says; episodes: answers in the step,
+///           over all ranks
 /// Requires  target, horizon, clip and coefficient finite and > 0; 0 <= min <= coefficient <= max;
 ///           0 <= episodes < horizon / clip, so that the factor stays > 0
 /// Throws    contract_violation when a requirement is broken; the state is unchanged then

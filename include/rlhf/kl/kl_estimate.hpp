@@ -9,10 +9,11 @@ namespace rlhf::inline v1 {
 template <scalar T, class Space = host_space>
 struct kl_estimate_batch {
   named_only use_designators = named_only();
-  view<const T, Space> log_prob = {};      ///< current policy, differentiable
-  view<const T, Space> old_log_prob = {};  ///< the policy that sampled, exactly with ratio weighting
+  view<const T, Space> log_prob = {};  ///< current policy, differentiable
+  view<const T, Space> old_log_prob =
+      {};  ///< the policy that sampled, exactly with ratio weighting
   view<const T, Space> ref_log_prob = {};
-  index_view<Space> group_id = {};         ///< for aggregation::group_mean_token_mean
+  index_view<Space> group_id = {};  ///< for aggregation::group_mean_token_mean
   mask_view<Space> mask = {};
   sequence_layout<Space> layout = {};
 };
@@ -28,7 +29,7 @@ struct kl_estimate_output {
 struct kl_estimate_config {
   kl_estimator estimator = kl_estimator::k3;
   kl_weighting weighting = kl_weighting::plain;
-  double input_clamp = 0;   ///< |log_prob − ref_log_prob| is cut here, gradient 0 beyond; 0 = none
+  double input_clamp = 0;  ///< |log_prob − ref_log_prob| is cut here, gradient 0 beyond; 0 = none
   double output_clamp = 0;  ///< |k| is cut here, gradient 0 beyond; 0 = none
   aggregation over;         ///< no default: the caller says what divides the loss
   rlhf::nonfinite_policy nonfinite = nonfinite_policy::propagate;
@@ -98,10 +99,9 @@ struct kl_estimate_kernel {
       ratio = math::exp(math::bounded(raw));
       saturation = math::select(math::abs(raw) > edge, one, zero);
     }
-    if (estimator == kl_estimator::k3)
-      saturation = math::select(delta < -edge, one, saturation);
-    const formula::kl_terms<V> k = formula::kl_estimate(delta, ratio, estimator, weighting,
-                                                        input_clamp, output_clamp);
+    if (estimator == kl_estimator::k3) saturation = math::select(delta < -edge, one, saturation);
+    const formula::kl_terms<V> k =
+        formula::kl_estimate(delta, ratio, estimator, weighting, input_clamp, output_clamp);
     const V weight = t.in[coefficient];
     t.sum[loss_sum] = k.value * weight * t.scale[loss];
     t.sum[kl_sum] = k.value;
@@ -152,11 +152,11 @@ struct kl_estimate_kernel {
 /// Units     log-probabilities of the sampled tokens, in nats; mask: a flag, or a weight >= 0
 /// Requires  one shape; clamps >= 0; old_log_prob exactly with kl_weighting::ratio
 /// Throws    contract_violation when a requirement is broken; nothing has been written by then
-/// Gradient  plain: w · (1 | delta | 1 − exp(−delta) | sign delta); ratio: w · r · (k + that), for k3
-///           w · r · delta; score: the same with r = 1; straight_through: w · delta, whatever the
-///           clamps; 0 where a clamp cuts; ref_log_prob and old_log_prob are constants
-/// Edges     masked positions are not read and get gradient 0; an empty mask gives loss 0; k1 may be
-///           negative and keeps its sign; k2, k3 and absolute are >= 0 and 0 at delta = 0; delta
+/// Gradient  plain: w · (1 | delta | 1 − exp(−delta) | sign delta); ratio: w · r · (k + that), for
+///           k3 w · r · delta; score: the same with r = 1; straight_through: w · delta, whatever
+///           the clamps; 0 where a clamp cuts; ref_log_prob and old_log_prob are constants
+/// Edges     masked positions are not read and get gradient 0; an empty mask gives loss 0; k1 may
+///           be negative and keeps its sign; k2, k3 and absolute are >= 0 and 0 at delta = 0; delta
 ///           below −80 in k3 gives value and slope at −80 and counts in saturated, as does a ratio
 ///           beyond exp(±80); NaN or inf in a counted token reaches the loss, unless .nonfinite
 ///           drops it
@@ -182,8 +182,8 @@ result_of<Exec, kl_estimate_result> kl_estimate(const kl_estimate_batch<T, space
   if (!ratio) bind.unused("old_log_prob", bool(batch.old_log_prob));
   const auto old = ratio ? bind.token("old_log_prob", batch.old_log_prob) : token_input<T>{};
   const auto ref = bind.token("ref_log_prob", batch.ref_log_prob);
-  const auto above = bind.either(
-      "upstream", static_cast<const signal<const T, Space>&>(output.upstream), T(1));
+  const auto above =
+      bind.either("upstream", static_cast<const signal<const T, Space>&>(output.upstream), T(1));
   const auto kl = bind.written("kl", output.kl);
   const auto d_log_prob = bind.written("d_log_prob", output.d_log_prob);
   expects(config.input_clamp >= 0, function, "input_clamp", ">= 0", config.input_clamp);

@@ -18,10 +18,10 @@ enum class score_position : unsigned char {
 template <scalar T, class Space = host_space>
 struct kl_penalty_batch {
   named_only use_designators = named_only();
-  view<const T, Space> log_prob = {};      ///< of the policy that sampled
+  view<const T, Space> log_prob = {};  ///< of the policy that sampled
   view<const T, Space> ref_log_prob = {};
-  signal<const T, Space> score = {};       ///< per sequence, placed; or per token, added where it is
-  index_view<Space> score_index = {};      ///< column of the score, exactly with by_index
+  signal<const T, Space> score = {};   ///< per sequence, placed; or per token, added where it is
+  index_view<Space> score_index = {};  ///< column of the score, exactly with by_index
   mask_view<Space> mask = {};
   sequence_layout<Space> layout = {};
 };
@@ -147,11 +147,20 @@ struct place_score {
     const index slots = domain.slots(i);
     index j = valid - 1;
     switch (at) {
-      case score_position::last_valid: break;
-      case score_position::after_last: j = valid < slots ? valid : j; break;
-      case score_position::last_token: j = domain.length(i) - 1; break;
-      case score_position::last_column: j = slots - 1; break;
-      case score_position::by_index: j = score_index[i]; break;
+      case score_position::last_valid:
+        break;
+      case score_position::after_last:
+        j = valid < slots ? valid : j;
+        break;
+      case score_position::last_token:
+        j = domain.length(i) - 1;
+        break;
+      case score_position::last_column:
+        j = slots - 1;
+        break;
+      case score_position::by_index:
+        j = score_index[i];
+        break;
     }
     const bool fits = valid > 0 && j >= 0 && j < slots;
     placed[i] = fits ? 1 : 0;
@@ -265,14 +274,12 @@ result_of<Exec, kl_penalty_result> kl_penalty(const kl_penalty_batch<T, space_of
     bind.unused("score_index", bool(batch.score_index));
   }
   if (config.coefficient.device() == nullptr)
-    expects(config.coefficient.number() >= 0 &&
-                config.coefficient.number() <= 1.7976931348623157e308,
-            function, "coefficient", "a number that is finite and >= 0",
-            config.coefficient.number());
+    expects(
+        config.coefficient.number() >= 0 && config.coefficient.number() <= 1.7976931348623157e308,
+        function, "coefficient", "a number that is finite and >= 0", config.coefficient.number());
 
   auto run = exec.begin(function);
-  double* const figures =
-      run.template allocate<double>(token_counts::size + sums_of<K>::size + 3);
+  double* const figures = run.template allocate<double>(token_counts::size + sums_of<K>::size + 3);
   T* const beta = run.template allocate<T>(1);
   double* const placed = run.template allocate<double>(domain.rows);
   double* const value = run.template allocate<double>(domain.rows);

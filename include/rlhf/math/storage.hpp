@@ -196,8 +196,8 @@ RLHF_INLINE words16::values narrow_words(const pack<float>& x) {
   if constexpr (std::same_as<Format, bfloat16_format>) {
     const traits::bits word = traits::to_bits(x);
     const traits::bits rounded = word + (0x7fffu + ((word >> 16) & 1u));
-    const pack<float> chosen = traits::select(traits::is_nan(x), traits::from_bits(word | 0x40'0000u),
-                                              traits::from_bits(rounded));
+    const pack<float> chosen = traits::select(
+        traits::is_nan(x), traits::from_bits(word | 0x40'0000u), traits::from_bits(rounded));
     const traits::bits upper = traits::to_bits(chosen) >> 16;
 #if RLHF_DETAIL_PACK_WORDS
     typedef std::int32_t eight __attribute__((vector_size(32)));
@@ -237,7 +237,7 @@ RLHF_HOST_DEVICE RLHF_INLINE V load_storage(const X* p) {
   if constexpr (scalar<X>) {
     return load<V>(p);
   } else if constexpr (width<V> == 1) {
-    return widen(p);
+    return constant<V>(widen(p));
   } else {
 #if RLHF_PACK_BYTES > 0
     detail::words16::values words;
@@ -253,7 +253,7 @@ RLHF_HOST_DEVICE RLHF_INLINE void store_storage(X* p, const V& x) {
   if constexpr (scalar<X>) {
     store<V>(p, x);
   } else if constexpr (width<V> == 1) {
-    narrow(p, x);
+    narrow(p, first(x));
   } else {
 #if RLHF_PACK_BYTES > 0
     const detail::words16::values words = detail::narrow_words<detail::format_of<X>>(x);

@@ -326,15 +326,22 @@ result_of<Exec, dpo_result> dpo_loss(const dpo_batch<T, space_of<Exec>>& batch,
   const index n = chosen.domain.rows;
   expects(rejected.domain.rows == n, function, "rejected_log_prob",
           "as many answers as chosen_log_prob has", rejected.domain.rows);
-  if (chosen.d_log_prob.data != nullptr && rejected.d_log_prob.data != nullptr)
-    expects(!detail::overlap(detail::bytes_of<T, Space>(output.d_chosen_log_prob),
-                             detail::bytes_of<T, Space>(output.d_rejected_log_prob)),
-            function, "d_rejected_log_prob",
-            "memory of its own, but it overlaps d_chosen_log_prob");
-  // The tensors with one number per pair share the length that the answers set.
-  const view<const T, Space> answers(
-      raw_view<const T, Space>{batch.chosen_log_prob.data(), 1, {n, 1, 1}, {1, 0, 0}});
+  // The tensors with one number per pair share the length that the answers set. Nothing is read
+  // here: answers may all be empty, and then there is no memory behind them.
+  const T unread = 0;
+  const view<const T, Space> answers(raw_view<const T, Space>{&unread, 1, {n, 1, 1}, {0, 0, 0}});
   pair_binder<Space> bind(function, "chosen_log_prob", answers, batch.weight);
+  // Each side has looked at its own tensors; here they meet each other and those of the pairs.
+  const auto occupy = [&](const char* name, const auto& v, bool written) {
+    bind.occupy(name, detail::bytes_of(v), written);
+  };
+  occupy("chosen_log_prob", batch.chosen_log_prob, false);
+  occupy("rejected_log_prob", batch.rejected_log_prob, false);
+  occupy("ref_chosen_log_prob", batch.ref_chosen_log_prob, false);
+  occupy("ref_rejected_log_prob", batch.ref_rejected_log_prob, false);
+  occupy("d_chosen_log_prob", static_cast<const view<T, Space>&>(output.d_chosen_log_prob), true);
+  occupy("d_rejected_log_prob", static_cast<const view<T, Space>&>(output.d_rejected_log_prob),
+         true);
   const auto margin = bind.pair("margin", batch.margin, T(0));
   const view<const T, Space>& upstream_tensor = output.upstream;
   const auto upstream = bind.pair("upstream", upstream_tensor, T(1));

@@ -11,7 +11,7 @@
 /// differs. Each reproduces the numbers of that project; a default of ours that is better is not
 /// here. `over` is always the caller's.
 
-namespace rlhf::inline v1::presets {
+namespace rlhf::inline RLHF_COMPUTE::presets {
 
 namespace detail {
 
@@ -153,4 +153,4 @@ inline whiten_config whiten(bool torchtune_shift_mean = true) {
 
 }  // namespace torchtune
 
-}  // namespace rlhf::inline v1::presets
+}  // namespace rlhf::inline RLHF_COMPUTE::presets

@@ -42,31 +42,6 @@ struct row_slopes {
   double uniform = 0;
 };
 
-/// The primitive of the vocabulary: a row of logits in, its statistics, then its gradient, in one
-/// read and one exponential per logit.
-///
-/// A kernel is a copyable struct that is called once for each counted token:
-///
-///     struct negative_log_prob {
-///       static constexpr int sums = 1, ranges = 0;
-///       RLHF_HOST_DEVICE void operator()(row_token<negative_log_prob>& t) const {
-///         t.sum[0] = -t.of.log_prob * t.weight;
-///         t.slope = {.label = -t.weight, .p = t.weight};
-///       }
-///       RLHF_HOST_DEVICE void masked(const row_place&) const {}
-///     };
-///
-/// It fills sum, range, nonfinite and slope, and writes what it wants per token; `masked` is called
-/// for the slots that do not count, whose logits are not read and whose gradient becomes +0 (or
-/// keeps its bits where it is added to).
-///
-/// A row is read in tiles of 1,024 with a maximum of their own, 16 lanes wide; tiles merge in
-/// double. The order depends on nothing but the number of classes, so a row has the same bits alone
-/// and in a batch, and appended classes of -inf change nothing. Sums: a binary tree over counted
-/// tokens.
-template <storage L, class Space>
-struct row_arguments;
-
 /// Where a token stands.
 struct row_place {
   index sequence = 0;
@@ -101,6 +76,28 @@ RLHF_HOST_DEVICE constexpr void clear_token(const token_output<T>& y, const row_
 
 namespace rlhf::inline RLHF_COMPUTE {
 
+/// The primitive of the vocabulary: a row of logits in, its statistics, then its gradient, in one
+/// read and one exponential per logit.
+///
+/// A kernel is a copyable struct that is called once for each counted token:
+///
+///     struct negative_log_prob {
+///       static constexpr int sums = 1, ranges = 0;
+///       RLHF_HOST_DEVICE void operator()(row_token<negative_log_prob>& t) const {
+///         t.sum[0] = -t.of.log_prob * t.weight;
+///         t.slope = {.label = -t.weight, .p = t.weight};
+///       }
+///       RLHF_HOST_DEVICE void masked(const row_place&) const {}
+///     };
+///
+/// It fills sum, range, nonfinite and slope, and writes what it wants per token; `masked` is called
+/// for the slots that do not count, whose logits are not read and whose gradient becomes +0 (or
+/// keeps its bits where it is added to).
+///
+/// A row is read in tiles of 1,024 with a maximum of their own, 16 lanes wide; tiles merge in
+/// double. The order depends on nothing but the number of classes, so a row has the same bits alone
+/// and in a batch, and appended classes of -inf change nothing. Sums: a binary tree over counted
+/// tokens.
 template <class K>
 struct row_token {
   row_place place = {};

@@ -36,7 +36,8 @@ RLHF_HOST_DEVICE RLHF_INLINE bradley_terry_terms<V> bradley_terry_soft(const V& 
   const V as_loss = target * math::select(z < zero, -z, zero);
   const V as_win = other * math::select(z > zero, z, zero);
   const V slope = target * math::sigmoid(-z) - other * math::sigmoid(z);
-  return {.loss = shared + (as_loss + as_win), .d_chosen_reward = -slope, .d_rejected_reward = slope};
+  return {
+      .loss = shared + (as_loss + as_win), .d_chosen_reward = -slope, .d_rejected_reward = slope};
 }
 
 }  // namespace rlhf::inline RLHF_COMPUTE::formula
@@ -78,13 +79,15 @@ namespace rlhf::inline RLHF_COMPUTE {
 /// The formula with its constants: what pair_loss runs.
 template <scalar T>
 struct bradley_terry_term {
+  static constexpr bool rewards_are_scores = true;
+
   T smoothing, kept, centering;
   bool soft;
 
   bradley_terry_term(const char* function, double label_smoothing, double centering_coefficient,
                      bool with_target) {
-    expects(label_smoothing >= 0 && label_smoothing <= 0.5, function, "label_smoothing",
-            "0 to 0.5", label_smoothing);
+    expects(label_smoothing >= 0 && label_smoothing <= 0.5, function, "label_smoothing", "0 to 0.5",
+            label_smoothing);
     expects(centering_coefficient >= 0 && centering_coefficient <= 1.7976931348623157e308, function,
             "centering", "a number that is finite and >= 0", centering_coefficient);
     smoothing = static_cast<T>(label_smoothing);

@@ -25,7 +25,7 @@ struct ensemble_output {
   named_only use_designators = named_only();
   output<T, Space> combined = {};      ///< [batch]
   output<T, Space> disagreement = {};  ///< [batch], standard deviation over the members
-  output<T, Space> d_reward = {};      ///< [members, batch], d combined[b] / d reward[k, b] · upstream
+  output<T, Space> d_reward = {};  ///< [members, batch], d combined[b] / d reward[k, b] · upstream
   upstream_scale<T, Space> upstream = {};  ///< a number, a device_scalar, or [batch]
 };
 
@@ -36,10 +36,10 @@ struct ensemble_config {
 };
 
 struct ensemble_result {
-  metric combined;      ///< over sequences with a score
+  metric combined;  ///< over sequences with a score
   metric disagreement;
-  double unscorable = 0;       ///< sequences no member has scored: their combined reward is NaN
-  double missing = 0;          ///< NaN scores that were skipped
+  double unscorable = 0;  ///< sequences no member has scored: their combined reward is NaN
+  double missing = 0;     ///< NaN scores that were skipped
   double sequences = 0;
 
   friend ensemble_result operator+(const ensemble_result& a, const ensemble_result& b) {
@@ -58,7 +58,7 @@ namespace detail {
 template <scalar T, class Space>
 struct combine_members {
   index members;
-  token_input<T> reward;      // row b, member k along the row
+  token_input<T> reward;  // row b, member k along the row
   token_input<T> upstream;
   double number;
   const double* number_at;
@@ -120,7 +120,8 @@ struct combine_members {
     double picked = 0;
     const double above = upstream.data != nullptr
                              ? static_cast<double>(upstream.data[b * upstream.per_row])
-                             : number_at != nullptr ? *number_at : number;
+                         : number_at != nullptr ? *number_at
+                                                : number;
     for (index k = 0; k < members; ++k) {
       const double x = at(b, k);
       double slope = 0;
@@ -187,8 +188,8 @@ V transposed(const V& v) {
   if (v.rank() != 2) return t;
   using T = typename V::element;
   using Space = typename V::space;
-  static_cast<view<T, Space>&>(t) = view<T, Space>(raw_view<T, Space>{
-      v.data(), 2, {v.size(1), v.size(0), 1}, {v.stride(1), v.stride(0), 0}});
+  static_cast<view<T, Space>&>(t) = view<T, Space>(
+      raw_view<T, Space>{v.data(), 2, {v.size(1), v.size(0), 1}, {v.stride(1), v.stride(0), 0}});
   return t;
 }
 
@@ -206,8 +207,8 @@ V transposed(const V& v) {
 ///
 /// Shapes    reward, d_reward: [members, batch]; combined, disagreement, upstream: [batch]
 /// Units     those of the reward
-/// Requires  at least one member; coefficient >= 0, and 0 with mean, worst_case and median; ddof 0 or
-///           1
+/// Requires  at least one member; coefficient >= 0, and 0 with mean, worst_case and median; ddof 0
+///           or 1
 /// Throws    contract_violation when a requirement is broken; nothing has been written by then
 /// Gradient  d_reward = upstream · (1/K | 1 at the smallest | 1, or 1/2 and 1/2, in the middle |
 ///           1/K − 2c (r − mu)/(K − ddof) | 1/K − c (r − mu)/((K − ddof) std), 1/K where std is 0);
@@ -250,8 +251,8 @@ result_of<Exec, ensemble_result> ensemble_reward(const ensemble_batch<T, space_o
   combine.members = members;
   combine.reward = bind.token("reward", detail::transposed(batch.reward));
   if (output.upstream)
-    combine.upstream = bind.sequence("upstream",
-                                     static_cast<const view<const T, Space>&>(output.upstream));
+    combine.upstream =
+        bind.sequence("upstream", static_cast<const view<const T, Space>&>(output.upstream));
   combine.number = output.upstream.number;
   combine.number_at = output.upstream.device;
   combine.combined = bind.written_per_sequence("combined", output.combined);

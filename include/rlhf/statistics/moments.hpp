@@ -4,6 +4,25 @@
 
 namespace rlhf::inline v1 {
 
+namespace detail {
+
+/// a·b, rounded, and not fused with what it is added to: moments are the same on every machine.
+RLHF_HOST_DEVICE constexpr double separate_product(double a, double b) {
+#if defined(__CUDA_ARCH__)
+  return __dmul_rn(a, b);
+#else
+  double product = a * b;
+#if defined(__GNUC__) && defined(__x86_64__)
+  if (!__builtin_is_constant_evaluated()) asm("" : "+x"(product));
+#elif defined(__GNUC__) && defined(__aarch64__)
+  if (!__builtin_is_constant_evaluated()) asm("" : "+w"(product));
+#endif
+  return product;
+#endif
+}
+
+}  // namespace detail
+
 /// Count, mean and sum of squared distances from the mean of some numbers. Moments of micro-batches
 /// and ranks merge with `+` in any order; nothing at all is the identity, to the bit.
 ///
@@ -26,7 +45,7 @@ struct moments {
     count += 1;
     const double from_old = x - mean;
     mean += from_old / count;
-    m2 += from_old * (x - mean);
+    m2 += detail::separate_product(from_old, x - mean);
   }
 
   RLHF_HOST_DEVICE friend constexpr moments operator+(const moments& a, const moments& b) {
@@ -35,7 +54,8 @@ struct moments {
     const double n = a.count + b.count;
     const double apart = b.mean - a.mean;
     const double share = b.count / n;
-    return {n, a.mean + apart * share, a.m2 + b.m2 + apart * apart * (a.count * share)};
+    const double between = detail::separate_product(apart * apart, a.count * share);
+    return {n, a.mean + detail::separate_product(apart, share), a.m2 + b.m2 + between};
   }
   RLHF_HOST_DEVICE constexpr moments& operator+=(const moments& b) { return *this = *this + b; }
 };

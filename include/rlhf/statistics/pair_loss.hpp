@@ -152,6 +152,10 @@ class pair_binder {
     pairs.upstream_at = scale.device;
   }
   void unused(const char* name, bool given) const { row_.unused(name, given); }
+  /// Memory of a tensor that is bound elsewhere; what is written must not overlap it.
+  void occupy(const char* name, detail::byte_range bytes, bool is_written) {
+    row_.occupy(name, bytes, is_written);
+  }
 };
 
 }  // namespace rlhf::inline v1

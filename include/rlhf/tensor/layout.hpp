@@ -71,10 +71,10 @@ class index_view {
                   "rlhf: the tensor is in another memory space than the executor");
   }
 
-  constexpr explicit operator bool() const { return rank_ != 0; }
-  constexpr const void* data() const { return data_; }
-  constexpr int rank() const { return rank_; }
-  constexpr index size(int k) const { return size_[k]; }
+  RLHF_HOST_DEVICE constexpr explicit operator bool() const { return rank_ != 0; }
+  RLHF_HOST_DEVICE constexpr const void* data() const { return data_; }
+  RLHF_HOST_DEVICE constexpr int rank() const { return rank_; }
+  RLHF_HOST_DEVICE constexpr index size(int k) const { return size_[k]; }
   constexpr rlhf::shape shape() const {
     rlhf::shape s;
     s.rank = rank_;
@@ -161,11 +161,11 @@ class mask_view {
                   "std::vector<std::uint8_t>");
   }
 
-  constexpr explicit operator bool() const { return rank_ != 0; }
-  constexpr const void* data() const { return data_; }
+  RLHF_HOST_DEVICE constexpr explicit operator bool() const { return rank_ != 0; }
+  RLHF_HOST_DEVICE constexpr const void* data() const { return data_; }
   RLHF_HOST_DEVICE constexpr mask_kind kind() const { return kind_; }
-  constexpr int rank() const { return rank_; }
-  constexpr index size(int k) const { return size_[k]; }
+  RLHF_HOST_DEVICE constexpr int rank() const { return rank_; }
+  RLHF_HOST_DEVICE constexpr index size(int k) const { return size_[k]; }
   RLHF_HOST_DEVICE constexpr index stride(int k) const { return stride_[k]; }
   constexpr rlhf::shape shape() const {
     rlhf::shape s;

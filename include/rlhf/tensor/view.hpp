@@ -1,5 +1,6 @@
 #pragma once
 
+#include "rlhf/core/config.hpp"
 #include "rlhf/tensor/traits.hpp"
 
 namespace rlhf::inline v1 {
@@ -112,12 +113,12 @@ class view {
   }
 
   /// Given or not: an empty tensor is given, though its pointer may be null.
-  constexpr explicit operator bool() const { return raw_.rank != 0; }
-  constexpr const raw_view<T, Space>& raw() const { return raw_; }
-  constexpr T* data() const { return raw_.data; }
-  constexpr int rank() const { return raw_.rank; }
-  constexpr index size(int k) const { return raw_.size[k]; }
-  constexpr index stride(int k) const { return raw_.stride[k]; }
+  RLHF_HOST_DEVICE constexpr explicit operator bool() const { return raw_.rank != 0; }
+  RLHF_HOST_DEVICE constexpr const raw_view<T, Space>& raw() const { return raw_; }
+  RLHF_HOST_DEVICE constexpr T* data() const { return raw_.data; }
+  RLHF_HOST_DEVICE constexpr int rank() const { return raw_.rank; }
+  RLHF_HOST_DEVICE constexpr index size(int k) const { return raw_.size[k]; }
+  RLHF_HOST_DEVICE constexpr index stride(int k) const { return raw_.stride[k]; }
   constexpr rlhf::shape shape() const {
     rlhf::shape s;
     s.rank = raw_.rank;

@@ -32,7 +32,8 @@ RLHF_HOST_DEVICE RLHF_INLINE value_terms<V> clipped_squared_error(const V& value
   const V plain = error * error;
   const V alternative = bounded_error * bounded_error;
   const mask_of<V> clipped = alternative > plain;  // false for NaN: a NaN stays visible in the loss
-  return {.loss = math::select(clipped, alternative, plain),
+  const V known = old_value - old_value;           // 0, or the NaN that a clamp does not show
+  return {.loss = math::select(clipped, alternative, plain) + known,
           .d_value = math::select(clipped, zero, error + error),
           .clipped = math::select(clipped, math::constant<V>(1), zero)};
 }
@@ -61,20 +62,21 @@ struct value_output {
 };
 
 struct clipped_value_config {
-  double clip = 0.2;  ///< how far value may leave old_value, > 0; 0 = no clip, the plain squared error
-  bool half = true;   ///< a factor 1/2 in front, so that the unclipped slope is value − returns
-  aggregation over;   ///< no default: the caller says what divides the loss
+  double clip =
+      0.2;  ///< how far value may leave old_value, > 0; 0 = no clip, the plain squared error
+  bool half = true;  ///< a factor 1/2 in front, so that the unclipped slope is value − returns
+  aggregation over;  ///< no default: the caller says what divides the loss
   rlhf::nonfinite_policy nonfinite = nonfinite_policy::propagate;
 };
 
 struct clipped_value_result {
-  double loss = 0;               ///< the scalar whose gradient d_value holds
-  metric clip_fraction;          ///< share of counted tokens whose clipped loss is the larger one
-  metric clip_distance_fraction; ///< share of counted tokens with |value − old_value| > clip
+  double loss = 0;                ///< the scalar whose gradient d_value holds
+  metric clip_fraction;           ///< share of counted tokens whose clipped loss is the larger one
+  metric clip_distance_fraction;  ///< share of counted tokens with |value − old_value| > clip
   metric value;
   metric returns;
-  metric error;                  ///< |value − returns|
-  metric squared_error;          ///< (value − returns)², without clip and half
+  metric error;          ///< |value − returns|
+  metric squared_error;  ///< (value − returns)², without clip and half
   metric returns_squared;
   double value_min = __builtin_inf();
   double value_max = -__builtin_inf();
@@ -124,7 +126,13 @@ struct value_kernel {
   static constexpr int scales = 2;
   static constexpr int scaled_sums = 1;
   enum metric_sum {
-    value_sum = 1, returns_sum, error, squared_error, returns_squared, clipped, distant
+    value_sum = 1,
+    returns_sum,
+    error,
+    squared_error,
+    returns_squared,
+    clipped,
+    distant
   };
   static constexpr int sums = Clipped ? 8 : 6;
   static constexpr int ranges = 1;
@@ -143,8 +151,8 @@ struct value_kernel {
       const V edge = math::constant<V>(clip);
       terms = formula::clipped_squared_error(t.in[value], t.in[old_value], t.in[returns], edge);
       t.sum[clipped] = terms.clipped;
-      t.sum[distant] = math::select(math::abs(t.in[value] - t.in[old_value]) > edge,
-                                    math::constant<V>(1), zero);
+      t.sum[distant] =
+          math::select(math::abs(t.in[value] - t.in[old_value]) > edge, math::constant<V>(1), zero);
     } else {
       terms = formula::squared_error(t.in[value], t.in[returns]);
     }
@@ -157,8 +165,7 @@ struct value_kernel {
     t.sum[squared_error] = distance * distance;
     t.sum[returns_squared] = t.in[returns] * t.in[returns];
     t.range[0] = t.in[value];
-    t.out[d_value] =
-        front * terms.d_value * (weight * t.scale[gradient]) * t.in[upstream_in];
+    t.out[d_value] = front * terms.d_value * (weight * t.scale[gradient]) * t.in[upstream_in];
     t.out[token_loss] = scaled;
   }
 
@@ -201,10 +208,11 @@ struct value_kernel {
 /// Requires  one shape; clip >= 0; old_value exactly when clip > 0
 /// Throws    contract_violation when a requirement is broken; nothing has been written by then
 /// Gradient  writes ∂loss/∂value = w·(value − returns) (twice that without .half), and 0 where the
-///           clipped loss is the larger one; at a bound and where both are equal the gradient flows;
-///           old_value and returns are constants
-/// Edges     masked positions are not read (NaN there is harmless) and get gradient 0; an empty mask
-///           gives loss 0; NaN or inf in a counted token reaches the loss, unless .nonfinite drops it
+///           clipped loss is the larger one; at a bound and where both are equal the gradient
+///           flows; old_value and returns are constants
+/// Edges     masked positions are not read (NaN there is harmless) and get gradient 0; an empty
+///           mask gives loss 0; NaN or inf in a counted token reaches the loss, unless .nonfinite
+///           drops it
 /// Numerics  per token 4·2⁻²⁴ relative in float, given value − returns; sums: fixed tree, in double
 /// Cost      mask read once for the weights, then one pass: 3 reads and 1 write per token;
 ///           host: no allocation with a workspace
@@ -226,8 +234,8 @@ result_of<Exec, clipped_value_result> clipped_value_loss(
   if (!clips) bind.unused("old_value", bool(batch.old_value));
   const auto old_value = clips ? bind.token("old_value", batch.old_value) : token_input<T>{};
   const auto returns = bind.token("returns", batch.returns);
-  const auto above = bind.either(
-      "upstream", static_cast<const signal<const T, Space>&>(output.upstream), T(1));
+  const auto above =
+      bind.either("upstream", static_cast<const signal<const T, Space>&>(output.upstream), T(1));
   const auto d_value = bind.written("d_value", output.d_value);
   const auto token_loss = bind.written("token_loss", output.token_loss);
   check_over(bind, config.over, batch.group_id);

@@ -25,8 +25,8 @@ struct explained_variance_config {
 struct explained_variance_result {
   moments value;
   moments returns;
-  moments residual;      ///< of returns − value
-  double tokens = 0;     ///< sum of the weights that took part
+  moments residual;   ///< of returns − value
+  double tokens = 0;  ///< sum of the weights that took part
   double nonfinite = 0;
 
   /// The returns vary, so that there is something to explain.
@@ -95,14 +95,13 @@ inline explained_variance_result read_explained_variance(const double* figures) 
 /// Elsewhere torchrl, verl, NeMo-RL (centred); lm-human-preferences (uncentred)
 template <scalar T, executor Exec = serial>
 result_of<Exec, explained_variance_result> explained_variance(
-    const explained_variance_batch<T, space_of<Exec>>& batch,
-    const explained_variance_output& = {}, const explained_variance_config& config = {},
-    const Exec& exec = {}) {
+    const explained_variance_batch<T, space_of<Exec>>& batch, const explained_variance_output& = {},
+    const explained_variance_config& config = {}, const Exec& exec = {}) {
   using Space = space_of<Exec>;
   using at = detail::moments_figures<detail::value_series>;
   const char* const function = "explained_variance";
-  const masked_values<T, Space> values{.value = batch.value, .mask = batch.mask,
-                                       .layout = batch.layout};
+  const masked_values<T, Space> values{
+      .value = batch.value, .mask = batch.mask, .layout = batch.layout};
   const bool row = detail::one_row(values);
   auto bind = detail::bind_values(function, values);
   const token_input<T> in[] = {bind.token("value", detail::row_if(row, batch.value)),

@@ -157,8 +157,9 @@ struct scan_sums {
     for (int k = 0; k < N; ++k) {
       if (first) shift[k] = r.shift[k];
       const double apart = r.shift[k] - shift[k];
-      sum[k] += r.sum[k] + r.positions * apart;
-      square[k] += r.square[k] + apart * (2 * r.sum[k] + r.positions * apart);
+      const double moved = math::fma(r.positions, apart, r.sum[k]);
+      sum[k] += moved;
+      square[k] += math::fma(apart, r.sum[k] + moved, r.square[k]);
     }
   }
   RLHF_HOST_DEVICE bool finite() const {
@@ -171,7 +172,7 @@ struct scan_sums {
     to[1] = nonfinite;
     for (int k = 0; k < N; ++k) {
       const double mean = positions > 0 ? sum[k] / positions : 0;
-      const double m2 = square[k] - sum[k] * mean;
+      const double m2 = math::fma(-sum[k], mean, square[k]);
       to[2 + 2 * k] = positions > 0 ? shift[k] + mean : 0;
       to[3 + 2 * k] = m2 < 0 ? 0 : m2;
     }
@@ -294,6 +295,7 @@ template <class V, class K>
 class tile_scan {
   using T = typename K::scalar_type;
   using D = math::native_lane<double>;
+  using S = math::scalar_lane<T>;
   static constexpr int width = math::width<V>;
   static constexpr int packs = static_cast<int>(scan_block_tokens) / width;
   static constexpr int wide = static_cast<int>(scan_block_tokens) / math::width<D>;
@@ -320,8 +322,8 @@ class tile_scan {
     }
   }
   static RLHF_INLINE D convert(const V& x) {
-    if constexpr (std::is_arithmetic_v<V>)
-      return static_cast<D>(x);
+    if constexpr (width == 1)
+      return math::constant<D>(math::first(x));
     else
       return x;
   }
@@ -334,6 +336,14 @@ class tile_scan {
     return math::constant<V>(last);
   }
 
+  /// Nothing comes from later tokens, not even a NaN.
+  static RLHF_INLINE bool stands_alone([[maybe_unused]] const K& kernel) {
+    if constexpr (varying)
+      return false;
+    else
+      return !(kernel.decay > 0);
+  }
+
   static RLHF_INLINE bool flagged(const scan_tile<K>& tile, index at) {
     bool any = false;
     for (int k = 0; k < K::flags; ++k) any = any || tile.flag[k][at] != 0;
@@ -342,7 +352,7 @@ class tile_scan {
 
   static RLHF_INLINE V splat(T x) {
     if constexpr (width == 1) {
-      return x;
+      return math::constant<V>(x);
     } else if constexpr (width == 2) {
       return {typename V::values{x, x}};
     } else if constexpr (width == 4) {
@@ -356,24 +366,27 @@ class tile_scan {
   void choose_shift(const K& kernel, const decay_powers<T>& power, const scan_tile<K>& tile,
                     T after, double carry) {
     const index at = tile.count - 1;
-    scan_lanes<T, K> t = one_step(kernel, power, tile, at, after, static_cast<T>(carry));
-    for (int k = 0; k < outputs; ++k) shift_[k] = static_cast<double>(t.out[k]);
+    const auto t = one_step(kernel, power, tile, at, after, static_cast<T>(carry));
+    for (int k = 0; k < outputs; ++k) shift_[k] = static_cast<double>(math::first(t.out[k]));
     fresh_ = false;
   }
 
-  static RLHF_INLINE scan_lanes<T, K> one_step(const K& kernel, const decay_powers<T>& power,
+  static RLHF_INLINE scan_lanes<S, K> one_step(const K& kernel, const decay_powers<T>& power,
                                                const scan_tile<K>& tile, index at, T after,
                                                T later) {
-    scan_lanes<T, K> t;
-    for (int k = 0; k < K::inputs; ++k) t.in[k] = tile.in[k][at];
+    scan_lanes<S, K> t;
+    for (int k = 0; k < K::inputs; ++k) t.in[k] = math::constant<S>(tile.in[k][at]);
     for (int k = 0; k < K::flags; ++k) t.flag[k] = tile.flag[k][at] != 0;
     if constexpr (K::shifted >= 0)
-      t.next = at + 1 < tile.count ? tile.in[K::shifted][at + 1] : after;
+      t.next = math::constant<S>(at + 1 < tile.count ? tile.in[K::shifted][at + 1] : after);
     kernel.step(t);
-    if constexpr (varying)
-      t.x = t.a == T(0) ? t.b : math::fma(t.a, later, t.b);
-    else
-      t.x = !(kernel.decay > 0) || flagged(tile, at) ? t.b : math::fma(power.one, later, t.b);
+    bool stops = stands_alone(kernel) || flagged(tile, at);
+    S decay = math::constant<S>(power.one);
+    if constexpr (varying) {
+      decay = t.a;
+      stops = stops || t.a == math::constant<S>(0);
+    }
+    t.x = stops ? t.b : math::fma(decay, math::constant<S>(later), t.b);
     kernel.emit(t);
     return t;
   }
@@ -410,7 +423,7 @@ class tile_scan {
            double& carry) {
     // Everything the loop needs is copied: a store of T may alias any member.
     const K kernel = callers_kernel;
-    const bool none = !varying && !(kernel.decay > 0);  // nothing comes from later tokens
+    const bool none = stands_alone(kernel);
     const index count = tile.count;
     const index blocks = count / scan_block_tokens;
     const std::uint8_t* const counted = tile.counted;
@@ -547,18 +560,19 @@ class tile_scan {
     const index rest = count - blocks * scan_block_tokens;
     if (rest == 0) {
       const double scale = varying ? static_cast<double>(math::first(reach)) : power.tile;
-      carry = static_cast<double>(math::first(chain)) + (scale > 0 ? scale * held : 0);
+      carry = static_cast<double>(math::first(chain));
+      if (scale > 0) carry = math::fma(scale, held, carry);
       return;
     }
     T reached = varying ? math::first(reach) : power.block[blocks];
     T later = reached > T(0) ? math::fma(reached, math::first(outer), math::first(chain))
                              : math::first(chain);
     for (index at = rest; at-- > 0;) {
-      const scan_lanes<T, K> t = one_step(kernel, power, tile, at, after, later);
-      later = t.x;
+      const scan_lanes<S, K> t = one_step(kernel, power, tile, at, after, later);
+      later = math::first(t.x);
       const bool valid = counted == nullptr || counted[at] != 0;
       for (int k = 0; k < outputs; ++k) {
-        const T y = t.out[k] + T(0);
+        const T y = math::first(t.out[k]) + T(0);
         out[k][at] = valid ? y : T(0);
         if (!valid) continue;
         const double d = static_cast<double>(y) - shift_[k];

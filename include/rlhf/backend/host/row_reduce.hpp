@@ -16,7 +16,7 @@ template <class V>
 using step_of = V[static_cast<std::size_t>(packs_per_step<V>)];
 
 /// Tiles of a row, the last of which may be short.
-constexpr index row_tiles(index classes) { return (classes + row_tile - 1) / row_tile; }
+RLHF_HOST_DEVICE constexpr index row_tiles(index classes) { return (classes + row_tile - 1) / row_tile; }
 
 /// One tile of a row, contiguous, in the type of computation, whole steps of 16 lanes long: where
 /// it is, or copied, with -inf behind its end.
@@ -79,7 +79,7 @@ inline constexpr T vanishing = sizeof(T) == sizeof(float) ? T(-87) : T(-708);
 /// e = exp(d) and the lane sums of e and e·d, d = (x − top) / temperature <= 0.
 template <class V>
 void exponentials(const scalar_of<V>* x, index n, scalar_of<V> top, scalar_of<V> inverse,
-                  scalar_of<V>* e, scalar_of<V>* sum, scalar_of<V>* product) {
+                  scalar_of<V>* e, scalar_of<V>* sum, scalar_of<V>* weighted) {
   constexpr int packs = packs_per_step<V>;
   const V zero = math::constant<V>(0);
   const V m = math::constant<V>(top), scale = math::constant<V>(inverse);
@@ -97,7 +97,7 @@ void exponentials(const scalar_of<V>* x, index n, scalar_of<V> top, scalar_of<V>
     }
   for (int p = 0; p < packs; ++p) {
     math::store(sum + p * math::width<V>, s[p]);
-    math::store(product + p * math::width<V>, w[p]);
+    math::store(weighted + p * math::width<V>, w[p]);
   }
 }
 
@@ -108,6 +108,18 @@ double add_lanes(const T* lane) {
   for (index half = virtual_lanes / 2; half > 0; half /= 2)
     for (index l = 0; l < half; ++l) wide[l] += wide[l + half];
   return wide[0];
+}
+
+/// Arithmetic between tiles, in double: products that strict mode does not fuse.
+inline double product(double a, double b) { return math::detail::rounded_product(a, b); }
+inline double exp_of(double x) {
+  return math::first(math::exp(math::constant<math::scalar_lane<double>>(x)));
+}
+inline double expm1_of(double x) {
+  return math::first(math::expm1(math::constant<math::scalar_lane<double>>(x)));
+}
+inline double log1p_of(double x) {
+  return math::first(math::log1p(math::constant<math::scalar_lane<double>>(x)));
 }
 
 /// Sum of e².
@@ -229,7 +241,7 @@ class row_pass {
     others_ = product_ = squares_ = offsets_ = counted_ = best_sum_ = 0;
     best_ = -1;
     broken_ = false;
-    T sum[virtual_lanes], product[virtual_lanes];
+    T sum[virtual_lanes], weighted[virtual_lanes];
     int spare = 0;
     const index tiles = row_tiles(classes_);
     for (index t = 0; t < tiles; ++t) {
@@ -246,18 +258,18 @@ class row_pass {
         continue;
       }
       T* const e = scratch_.e != nullptr ? scratch_.e + t * row_tile : spare_[spare];
-      exponentials<V>(x, n, top, inverse_narrow_, e, sum, product);
-      const double s = add_lanes(sum), w = add_lanes(product);
+      exponentials<V>(x, n, top, inverse_narrow_, e, sum, weighted);
+      const double s = add_lanes(sum), w = add_lanes(weighted);
       const double q = squares_wanted ? add_squares<V>(e, n) : 0;
       const offsets_of_row o = mean_wanted ? add_offsets<V>(x, n, top) : offsets_of_row{};
       if (wide_top > top_ || best_ < 0) {
         if (best_ >= 0) {
-          const double shift = (top_ - wide_top) * inverse_;
-          const double factor = math::exp(shift);
-          product_ = factor * (product_ + (others_ + best_sum_) * shift);
-          others_ = factor * (others_ + best_sum_);
-          squares_ *= factor * factor;
-          offsets_ += counted_ * shift;
+          const double shift = product(top_ - wide_top, inverse_);
+          const double factor = exp_of(shift);
+          product_ = product(factor, product_ + product(others_ + best_sum_, shift));
+          others_ = product(factor, others_ + best_sum_);
+          squares_ = product(squares_, factor * factor);
+          offsets_ += product(counted_, shift);
         }
         top_ = wide_top;
         best_ = t;
@@ -267,14 +279,14 @@ class row_pass {
         spare ^= 1;
         product_ += w;
         squares_ += q;
-        offsets_ += o.sum * inverse_;
+        offsets_ += product(o.sum, inverse_);
       } else {
-        const double shift = (wide_top - top_) * inverse_;
-        const double factor = math::exp(shift);
-        others_ += factor * s;
-        product_ += factor * (w + s * shift);
-        squares_ += factor * factor * q;
-        offsets_ += o.sum * inverse_ + o.count * shift;
+        const double shift = product(wide_top - top_, inverse_);
+        const double factor = exp_of(shift);
+        others_ += product(factor, s);
+        product_ += product(factor, w + product(s, shift));
+        squares_ += product(factor * factor, q);
+        offsets_ += product(o.sum, inverse_) + product(o.count, shift);
       }
       counted_ += o.count;
     }
@@ -294,18 +306,20 @@ class row_pass {
     double label_logit = 0;
     if (label != nullptr) label_logit = static_cast<double>(math::widen(row_ + *label * step_));
     const bool tied = label != nullptr && label_logit == top_;
-    if (tied || rest_ < 1) {
+    // A lane that holds the 1 of the maximum has lost digits of what else it holds.
+    const bool few = rest_ < 16;
+    if (tied || few) {
       const T* const x = gather(best_);
       const index largest =
           best_ * row_tile + first_of<V>(x, whole(tile_size(best_)), static_cast<T>(top_));
       r.label_is_largest = label != nullptr && largest == *label;
-      if (rest_ < 1) rest_ = others_ + best_rest(largest);
+      if (few) rest_ = others_ + best_rest(largest);
     }
-    const double log_sum = math::log1p(rest_);
+    const double log_sum = log1p_of(rest_);
     mean_d_ = product_ / (1 + rest_);
-    r.log_prob = label != nullptr ? (label_logit - top_) * inverse_ - log_sum : 0;
+    r.log_prob = label != nullptr ? product(label_logit - top_, inverse_) - log_sum : 0;
     r.entropy = log_sum - mean_d_;
-    r.log_sum_exp = top_ * inverse_ + log_sum;
+    r.log_sum_exp = product(top_, inverse_) + log_sum;
     r.sum_p_squared = squares_ / ((1 + rest_) * (1 + rest_));
     if (mean_wanted) {
       r.classes = counted_;
@@ -320,12 +334,13 @@ class row_pass {
                  T* to) const {
     const V zero = math::constant<V>(0);
     const V nothing = math::constant<V>(-__builtin_inf());
-    const double shift = (top - top_) * inverse_;
-    const V scale = math::constant<V>(math::exp(shift) / (1 + rest_));
+    const double shift = product(top - top_, inverse_);
+    const V scale = math::constant<V>(exp_of(shift) / (1 + rest_));
     // log p + H = d − mean d: the logarithm of the sum drops out.
-    const V p_slope = math::constant<V>((slope.p + slope.p_log_p * (shift - mean_d_)) * inverse_);
+    const V p_slope =
+        math::constant<V>((slope.p + product(slope.p_log_p, shift - mean_d_)) * inverse_);
     const V log_slope = math::constant<V>(slope.p_log_p * inverse_);
-    const V uniform = math::constant<V>(slope.uniform * inverse_ + 0.0);  // never −0
+    const V uniform = math::constant<V>(product(slope.uniform, inverse_) + 0.0);  // never −0
     const V m = math::constant<V>(top);
     const V inverse = math::constant<V>(inverse_);
     const V lowest = math::constant<V>(vanishing<T>);
@@ -370,10 +385,11 @@ class row_pass {
     double at_label = 0;
     if (label != nullptr && r.log_prob > -__builtin_inf()) {
       // 1 − p from the log-probability: no digits are lost where p is near 1.
-      const double p = math::exp(r.log_prob);
-      at_label = (slope.label * -math::expm1(r.log_prob) + (slope.label + slope.p) * p +
-                  slope.p_log_p * p * (r.log_prob + r.entropy) + slope.uniform) *
-                 inverse_;
+      const double p = exp_of(r.log_prob);
+      const double label_part = product(slope.label, -expm1_of(r.log_prob));
+      const double p_part = product(slope.label + slope.p, p);
+      const double spread = product(slope.p_log_p * p, r.log_prob + r.entropy);
+      at_label = (label_part + p_part + spread + slope.uniform) * inverse_ + 0.0;
     }
     const bool read = slope.p_log_p != 0 || slope.uniform != 0;
     const index tiles = row_tiles(classes_);
@@ -403,6 +419,11 @@ class row_pass {
   /// A value in every class, or added to it; adding 0 is left out.
   static void fill(L* to, index step, index classes, T value, bool accumulate) {
     if (accumulate && value == T(0)) return;
+    if (step == 1 && value == T(0)) {
+      // all bits 0 is +0 in every format
+      __builtin_memset(static_cast<void*>(to), 0, static_cast<std::size_t>(classes) * sizeof(L));
+      return;
+    }
     for (index v = 0; v < classes; ++v) {
       L* const at = to + v * step;
       math::narrow(at, accumulate ? math::widen(at) + value : value);
@@ -448,7 +469,8 @@ bool run_row(const K& kernel, const row_arguments<L, Space>& a, index k, row_pas
   kernel(t);
   if (gradient != nullptr)
     pass.write(gradient, a.gradient.step, a.accumulate, t.of, t.slope, wanted);
-  for (int s = 0; s < K::sums; ++s) figures.sum[s] = t.sum[s];
+  // Rounded here: a product that is fused with the sum it goes to would depend on the pool.
+  for (int s = 0; s < K::sums; ++s) figures.sum[s] = math::detail::opaque(t.sum[s]);
   figures.sum[K::sums] = t.nonfinite;
   for (int s = 0; s < K::ranges; ++s) figures.low[s] = figures.high[s] = t.range[s];
   return true;

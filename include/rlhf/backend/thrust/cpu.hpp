@@ -11,24 +11,10 @@ namespace rlhf::inline RLHF_COMPUTE {
 
 namespace detail {
 
-/// 16 threads of a device, one after the other.
 template <class F>
-struct each_of_16 {
+struct on_serial_lanes {
   F f;
-  RLHF_HOST_DEVICE void operator()(index i) const {
-    using figures = typename F::figures;
-    figures lane[virtual_lanes];
-    for (int l = 0; l < virtual_lanes; ++l) lane[l] = f.lane(i, l);
-    for (int half = static_cast<int>(virtual_lanes) / 2; half > 0; half /= 2)
-      for (int l = 0; l < half; ++l) {
-        for (int k = 0; k < figures::sums; ++k) lane[l].sum[k] += lane[l + half].sum[k];
-        for (int k = 0; k < figures::ranges; ++k) {
-          lane[l].low[k] = lower(lane[l].low[k], lane[l + half].low[k]);
-          lane[l].high[k] = higher(lane[l].high[k], lane[l + half].high[k]);
-        }
-      }
-    f.store(i, lane[0]);
-  }
+  RLHF_HOST_DEVICE void operator()(index i) const { f(serial_lanes{}, i); }
 };
 
 struct thrust_machine {
@@ -60,7 +46,7 @@ class thrust_device : public detail::device_workspace {
   }
   template <class F>
   void launch_lanes(index n, const F& f) const {
-    launch(n, detail::each_of_16<F>{f});
+    launch(n, detail::on_serial_lanes<F>{f});
   }
 };
 

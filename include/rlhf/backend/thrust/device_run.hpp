@@ -1,5 +1,7 @@
 #pragma once
 
+#include "rlhf/backend/thrust/groups.hpp"
+#include "rlhf/backend/thrust/logit_rows.hpp"
 #include "rlhf/backend/thrust/memory.hpp"
 #include "rlhf/backend/thrust/row_scan.hpp"
 #include "rlhf/backend/thrust/token_pass.hpp"
@@ -26,7 +28,7 @@ struct gather_result {
 /// executor's machine has
 ///
 ///     launch(n, f)         f(i) for each i in [0, n), in any order
-///     launch_lanes(n, f)   f.store(i, tree over l of f.lane(i, l)), l in [0, 16)
+///     launch_lanes(n, f)   f(lanes, i) for each i, by 16 threads together; see serial_lanes
 ///
 /// and runs what it is given in order.
 template <class Exec>
@@ -99,11 +101,14 @@ class device_run {
     constexpr detail::figure_row row{K::sums + 1, K::ranges};
     examine(a.domain);
     const auto mark = arena_.mark();
-    const auto map = pass(kernel, a, rows_per_group);
-    auto* const groups = allocate<double>(map.first.groups * row.size());
-    for_each(map.first.groups * row.size(),
-             detail::gather_groups<space>{map.first, row.size(), row.size(), map.partial, groups});
-    fold_to(row, groups, map.first.groups, sums);
+    const auto done = pass(kernel, a, rows_per_group);
+    if constexpr (writes_figures<K>) {
+      const index numbers = done.map.groups * row.size();
+      auto* const groups = allocate<double>(numbers);
+      for_each(numbers, detail::gather_groups<space>{done.map, row.size(), row.size(), done.partial,
+                                                     groups});
+      fold_to(row, groups, done.map.groups, sums);
+    }
     arena_.release(mark);
   }
 
@@ -112,9 +117,9 @@ class device_run {
     constexpr int size = K::sums + 1 + 2 * K::ranges;
     examine(a.domain);
     const auto mark = arena_.mark();
-    const auto map = pass(kernel, a, 1);
+    const auto done = pass(kernel, a, 1);
     for_each(a.domain.rows * K::sums,
-             detail::gather_groups<space>{map.first, size, K::sums, map.partial, to});
+             detail::gather_groups<space>{done.map, size, K::sums, done.partial, to});
     arena_.release(mark);
   }
 
@@ -136,6 +141,55 @@ class device_run {
     for_each(rows, detail::segment_scan<K, space>{kernel, a, detail::decay_powers<T>(decay), first,
                                                   number, partial});
     for_each(1, detail::add_scan_sums<K::outputs>{partial, number, figures});
+    arena_.release(mark);
+  }
+
+  template <class K, storage L>
+  void row_reduce(const K& kernel, const row_arguments<L, space>& a, double* sums) {
+    constexpr detail::figure_row row{K::sums + 1, K::ranges};
+    examine(a.domain);
+    const token_domain<space>& domain = a.domain;
+    const index slots =
+        domain.kind == arrangement::packed ? domain.columns : domain.rows * domain.columns;
+    const auto mark = arena_.mark();
+    const bool all = domain.kind == arrangement::padded && domain.mask.kind() == mask_kind::none;
+    index* rank = nullptr;
+    index* first = nullptr;
+    if (!all) {
+      auto* const counts = allocate<double>(3 * domain.rows);
+      first = allocate<index>(domain.rows + 1);
+      rank = allocate<index>(slots);
+      lanes(domain.rows, detail::count_lanes<space>{domain, counts, nullptr});
+      for_each(1, detail::rank_of_rows{counts, domain.rows, first});
+      for_each(domain.rows, detail::rank_of_tokens<space>{domain, first, slots, rank});
+    }
+    auto* const partial = allocate<double>(slots * row.size());
+    double* const tops =
+        a.gradient.data != nullptr ? allocate<double>(slots * detail::row_tiles(a.classes)) : nullptr;
+    if (!arena_.dry() && slots > 0)
+      exec_.launch_lanes(slots,
+                         detail::logit_pass<K, L, space>{kernel, a, rank, tops, partial});
+    fold_to(row, partial, slots, sums, first == nullptr ? nullptr : first + domain.rows);
+    arena_.release(mark);
+  }
+
+  template <class K>
+  void group_reduce(const sample_groups<space>& groups, const K& kernel, double* to) {
+    using partial = typename K::partial;
+    const auto mark = arena_.mark();
+    detail::group_scratch scratch = {};
+    if (groups.size == 0)
+      for (index** part : {&scratch.start, &scratch.sorted, &scratch.spare, &scratch.group_start})
+        *part = allocate<index>(groups.samples + 1);
+    const index most = groups.size > 0 ? groups.samples / groups.size : groups.samples;
+    const index units = (most + groups_per_unit - 1) / groups_per_unit;
+    auto* const found = allocate<detail::found_groups>(1);
+    auto* const each = allocate<partial>(most);
+    auto* const unit = allocate<partial>(units);
+    for_each(1, detail::find_all_groups<space>{groups, scratch, found});
+    for_each(most, detail::run_group_kernel<K>{kernel, found, each});
+    for_each(units, detail::add_group_unit<partial>{each, found, unit});
+    for_each(1, detail::add_group_units<partial>{unit, found, to});
     arena_.release(mark);
   }
 
@@ -161,7 +215,7 @@ class device_run {
   template <class F>
   void lanes(index n, const F& f) {
     if (arena_.dry() || n <= 0) return;
-    exec_.launch_lanes(n, f);
+    exec_.launch_lanes(n, detail::merged_lanes<F>{f});
   }
 
   /// Lengths, offsets and weights lie where the host cannot read them: counts what is wrong, once
@@ -190,22 +244,29 @@ class device_run {
     if (given) refuse(bad + 1, "mask", "weights that are finite and >= 0");
   }
 
-  /// The tree over n rows of figures, in rounds of 64, into `to`.
-  void fold_to(const detail::figure_row& row, const double* x, index n, double* to) {
+  /// The tree over n rows of figures, in rounds of 64, into `to`. Where only the device knows how
+  /// many there are, n is the most there may be and *rows their number.
+  void fold_to(const detail::figure_row& row, const double* x, index n, double* to,
+               const index* rows = nullptr) {
     const auto mark = arena_.mark();
+    index shrunk = 1;
     while (n > detail::fold_width) {
       const index blocks = (n + detail::fold_width - 1) / detail::fold_width;
       auto* const y = allocate<double>(blocks * row.size());
-      for_each(blocks * row.size(), detail::fold_rows{row, x, n, y});
+      for_each(blocks * row.size(), detail::fold_rows{row, x, n, y, rows, shrunk});
       x = y;
       n = blocks;
+      shrunk *= detail::fold_width;
     }
-    for_each(row.size(), detail::fold_rows{row, x, n, to});
+    for_each(row.size(), detail::fold_rows{row, x, n, to, rows, shrunk});
     arena_.release(mark);
   }
 
+  template <class K>
+  static constexpr bool writes_figures = K::sums + K::ranges + K::observed > 0;
+
   struct passed {
-    detail::flush_map<space> first;
+    detail::flush_map<space> map;
     const double* partial;
   };
 
@@ -216,7 +277,8 @@ class device_run {
     auto map = detail::flush_map<space>::over(a.domain, group_rows);
     auto* const length = allocate<index>(a.domain.rows);
     auto* const before = allocate<index>(a.domain.rows);
-    auto* const partial = allocate<double>(map.slots * row.size());
+    double* partial = nullptr;
+    if constexpr (writes_figures<K>) partial = allocate<double>(map.slots * row.size());
     map.length = length;
     map.before = before;
     lanes(a.domain.rows, detail::count_lanes<space>{a.domain, nullptr, length});
@@ -224,7 +286,7 @@ class device_run {
     if (map.groups > 0) {
       lanes(map.slots, detail::token_pass<K, space>{kernel, a, map, partial});
       index stride = 1;
-      for (index n = map.longest(); n > 1; n = (n + detail::fold_width - 1) / detail::fold_width) {
+      for (index n = partial != nullptr ? map.longest() : 0; n > 1; n = (n + detail::fold_width - 1) / detail::fold_width) {
         for_each(map.slots * row.size(), detail::fold_flushes<space>{map, row, partial, stride});
         stride *= detail::fold_width;
       }

@@ -62,26 +62,93 @@ __global__ void __launch_bounds__(threads_per_block) run_each(index n, F f) {
     f(i);
 }
 
-/// Half a warp for each i. Both halves may be at different i, so each names its own threads.
-template <class F>
-__global__ void __launch_bounds__(threads_per_block) run_lanes(index n, F f) {
-  constexpr int width = static_cast<int>(virtual_lanes);
-  const unsigned half = 0xffffu << (threadIdx.x & 16u);
-  const int l = static_cast<int>(threadIdx.x % width);
-  const index stride = static_cast<index>(gridDim.x) * (threads_per_block / width);
-  for (index i = static_cast<index>(blockIdx.x) * (threads_per_block / width) + threadIdx.x / width;
-       i < n; i += stride) {
-    auto r = f.lane(i, l);
+/// See serial_lanes. Both halves of a warp may be at different things, so each names its own threads.
+class half_warp {
+  int lane_;
+  unsigned threads_;
+
+  template <class X>
+  __device__ X down(X x, int by) const {
+    return __shfl_down_sync(threads_, x, static_cast<unsigned>(by), width);
+  }
+  template <class X>
+  __device__ X from(X x, int l) const {
+    return __shfl_sync(threads_, x, l, width);
+  }
+
+ public:
+  static constexpr int width = static_cast<int>(virtual_lanes);
+
+  __device__ half_warp()
+      : lane_(static_cast<int>(threadIdx.x % width)), threads_(0xffffu << (threadIdx.x & 16u)) {}
+
+  template <class X>
+  struct each_lane {
+    X value;
+    __device__ X& operator[](int) { return value; }
+  };
+
+  template <class F>
+  __device__ void each(const F& f) const {
+    f(lane_);
+  }
+  template <class F>
+  __device__ double sum(const F& f) const {
+    auto x = static_cast<double>(f(lane_));
+    for (int half = width / 2; half > 0; half /= 2) x += down(x, half);
+    return from(x, 0);
+  }
+  template <class F>
+  __device__ auto largest(const F& f) const {
+    auto top = f(lane_);
+    for (int half = width / 2; half > 0; half /= 2) {
+      const auto x = down(top, half);
+      top = x > top ? x : top;
+    }
+    return from(top, 0);
+  }
+  template <class F>
+  __device__ index least(const F& f) const {
+    auto r = static_cast<long long>(f(lane_));
+    for (int half = width / 2; half > 0; half /= 2) {
+      const auto x = down(r, half);
+      r = x < r ? x : r;
+    }
+    return static_cast<index>(from(r, 0));
+  }
+  template <class F>
+  __device__ auto merge(const F& f) const {
+    auto r = f(lane_);
     using figures = decltype(r);
-    for (int d = width / 2; d > 0; d /= 2) {
-      for (int k = 0; k < figures::sums; ++k) r.sum[k] += __shfl_down_sync(half, r.sum[k], d, width);
+    for (int half = width / 2; half > 0; half /= 2) {
+      for (int k = 0; k < figures::sums; ++k) r.sum[k] += down(r.sum[k], half);
       for (int k = 0; k < figures::ranges; ++k) {
-        r.low[k] = lower(r.low[k], __shfl_down_sync(half, r.low[k], d, width));
-        r.high[k] = higher(r.high[k], __shfl_down_sync(half, r.high[k], d, width));
+        r.low[k] = lower(r.low[k], down(r.low[k], half));
+        r.high[k] = higher(r.high[k], down(r.high[k], half));
       }
     }
-    if (l == 0) f.store(i, r);
+    return r;
   }
+  template <class F>
+  __device__ void first(const F& f) const {
+    if (lane_ == 0) f();
+  }
+  __device__ double share(double x) const { return from(x, 0); }
+  template <class X>
+  __device__ X at(each_lane<X>& x, int l) const {
+    return from(x.value, l);
+  }
+  __device__ void sync() const { __syncwarp(threads_); }
+};
+
+template <class F>
+__global__ void __launch_bounds__(threads_per_block) run_lanes(index n, F f) {
+  constexpr index width = virtual_lanes;
+  const index stride = static_cast<index>(gridDim.x) * (threads_per_block / width);
+  const half_warp lanes;
+  for (index i = static_cast<index>(blockIdx.x) * (threads_per_block / width) + threadIdx.x / width;
+       i < n; i += stride)
+    f(lanes, i);
 }
 
 /// Blocks for n threads; a kernel walks on where there are more than fit one grid.

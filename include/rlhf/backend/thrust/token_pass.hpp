@@ -1,31 +1,12 @@
 #pragma once
 
+#include "rlhf/backend/thrust/lanes.hpp"
 #include "rlhf/primitive/count.hpp"
-#include "rlhf/primitive/map_reduce.hpp"
 
 // The steps of counting and of map_reduce, each a functor of independent threads or of groups of 16
 // threads that end in one sum. A machine only has to launch them: a CUDA stream, or Thrust.
 
 namespace rlhf::inline RLHF_COMPUTE::detail {
-
-/// What one of 16 threads contributes. The machine merges the 16 by a tree (lane l takes l + 8, then
-/// l + 4, l + 2, l + 1) and hands the result to the functor.
-template <int Sums, int Ranges>
-struct lane_figures {
-  static constexpr int sums = Sums;
-  static constexpr int ranges = Ranges;
-  double sum[at_least_one(Sums)];
-  double low[at_least_one(Ranges)];
-  double high[at_least_one(Ranges)];
-
-  RLHF_HOST_DEVICE lane_figures() {
-    for (int k = 0; k < Sums; ++k) sum[k] = 0;
-    for (int k = 0; k < Ranges; ++k) low[k] = __builtin_inf(), high[k] = -__builtin_inf();
-  }
-};
-
-RLHF_HOST_DEVICE inline double lower(double a, double b) { return b < a ? b : a; }
-RLHF_HOST_DEVICE inline double higher(double a, double b) { return b > a ? b : a; }
 
 /// Rows of figures: `sums` numbers that add, then `ranges` low ends, then as many high ends.
 struct figure_row {
@@ -64,18 +45,22 @@ RLHF_HOST_DEVICE inline double fold(const figure_row& row, int k, const double* 
   return r;
 }
 
-/// One round over plain rows of figures: y[b] = tree over x[64 b .. 64 b + 63].
+/// One round over plain rows of figures: y[b] = tree over x[64 b .. 64 b + 63]. Where only the
+/// device knows how many rows there were before the first round, *rows of them are left in `n`.
 struct fold_rows {
   figure_row row;
   const double* x;
   index n;
   double* y;
+  const index* rows = nullptr;
+  index shrunk = 1;  // by earlier rounds
   RLHF_HOST_DEVICE void operator()(index i) const {
     const int size = row.size();
     const index block = i / size;
     const int k = static_cast<int>(i % size);
     const index from = block * fold_width;
-    const index left = n - from < fold_width ? n - from : fold_width;
+    const index all = rows == nullptr ? n : (*rows + shrunk - 1) / shrunk;
+    const index left = all - from < fold_width ? all - from : fold_width;
     y[i] = fold(row, k, x + from * size + k, size, left > 0 ? left : 0);
   }
 };
@@ -225,7 +210,7 @@ struct token_pass {
   K kernel;
   token_arguments<K, Space> a;
   flush_map<Space> map;
-  double* partial;  // per slot, in the order of figure_row
+  double* partial;  // per slot, in the order of figure_row; null for a kernel that only writes
 
   struct lane_sums {
     T sum[K::sums + 1];
@@ -259,8 +244,11 @@ struct token_pass {
       s.sum[K::sums] = s.sum[K::sums] + (probe == T(0) ? T(0) : T(1));
     }
     kernel(t);
-    for (int k = 0; k < K::sums; ++k)
-      s.sum[k] = s.sum[k] + (weighted && k >= K::scaled_sums ? t.sum[k] * weight : t.sum[k]);
+    for (int k = 0; k < K::sums; ++k) {
+      T term = weighted && k >= K::scaled_sums ? t.sum[k] * weight : t.sum[k];
+      math::detail::keep_rounding(term);
+      s.sum[k] = s.sum[k] + term;
+    }
     for (int k = 0; k < K::ranges; ++k) {
       if (t.range[k] < s.low[k]) s.low[k] = t.range[k];
       if (t.range[k] > s.high[k]) s.high[k] = t.range[k];
@@ -308,7 +296,7 @@ struct token_pass {
         const index slots = a.domain.slots(i);
         for (index j = length + l; j < slots; j += virtual_lanes) zero(i, begin, j);
       }
-      T scale[at_least_one(K::scales)];
+      T scale[at_least_one(K::scales)] = {};
       for (int k = 0; k < K::scales; ++k) scale[k] = static_cast<T>(a.scale[k].at(i));
       for (index step = from; step < to; ++step) {
         const index j = step * virtual_lanes + l;
@@ -324,6 +312,7 @@ struct token_pass {
   }
 
   RLHF_HOST_DEVICE void store(index slot, const figures& r) const {
+    if (partial == nullptr) return;
     double* const to = partial + slot * (K::sums + 1 + 2 * K::ranges);
     for (int k = 0; k <= K::sums; ++k) to[k] = r.sum[k];
     for (int k = 0; k < K::ranges; ++k) {

@@ -1,0 +1,1 @@
+#include "tests/thrust/device_cases.hpp"

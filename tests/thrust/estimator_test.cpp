@@ -1,0 +1,1 @@
+#include "tests/thrust/estimator_cases.hpp"

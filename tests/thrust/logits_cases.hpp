@@ -1,0 +1,152 @@
+#pragma once
+
+#include "rlhf/distribution/cross_entropy.hpp"
+#include "rlhf/distribution/policy_from_logits.hpp"
+#include "rlhf/distribution/token_log_prob.hpp"
+#include "tests/thrust/place.hpp"
+
+namespace thrust_test {
+
+/// Rows of logits in three arrangements: [tokens, classes], [batch, time, classes] with lengths and
+/// a mask, packed.
+template <class L>
+struct logits_problem {
+  using T = rlhf::compute_of<L>;
+  index rows, columns, classes;
+  bool loose, packed;
+  rlhf::shape tokens, shape;
+  std::vector<L> logits;
+  std::vector<std::int64_t> label;
+  std::vector<std::uint8_t> flag;
+  std::vector<std::int32_t> length, offset;
+  std::vector<T> a, b;
+
+  logits_problem(int kind, index r, index c, index v) : rows(r), columns(c), classes(v) {
+    loose = kind == 0;
+    packed = kind == 2;
+    numbers random(51);
+    offset.push_back(0);
+    for (index i = 0; i < rows; ++i) {
+      length.push_back(static_cast<std::int32_t>(random.below(columns + 1)));
+      offset.push_back(offset.back() + length.back());
+    }
+    const index n = packed ? static_cast<index>(offset.back()) : rows * columns;
+    tokens = loose || packed ? rlhf::shape(n) : rlhf::shape(rows, columns);
+    shape = loose || packed ? rlhf::shape(n, v) : rlhf::shape(rows, columns, v);
+    for (index k = 0; k < n * v; ++k) {
+      const double peak = random.below(200) == 0 ? 12 : 0;
+      logits.push_back(static_cast<L>(static_cast<T>(random.uniform(-4, 4) + peak)));
+    }
+    for (index k = 0; k < n; ++k) {
+      label.push_back(random.below(9) == 0 ? -100 : random.below(v));
+      flag.push_back(random.below(5) != 0 ? 1 : 0);
+    }
+    a = random.many<T>(n, -6, 0);
+    b = random.many<T>(n, -2, 2);
+    if (n > 4 && v > 3) {
+      logits[1] = static_cast<L>(-std::numeric_limits<float>::infinity());
+      logits[static_cast<std::size_t>(2 * v)] = static_cast<L>(std::numeric_limits<float>::quiet_NaN());
+    }
+  }
+
+  template <class Place>
+  struct given {
+    tensor<Place, L> logits;
+    tensor<Place, std::int64_t> label_data;
+    tensor<Place, std::uint8_t> flag;
+    typename Place::template vector<std::int32_t> length, offset;
+    tensor<Place, T> a, b;
+    rlhf::index_view<typename Place::space> label;
+    rlhf::sequence_layout<typename Place::space> layout;
+
+    explicit given(const logits_problem& p)
+        : logits(p.logits, p.shape), label_data(p.label, p.tokens), flag(p.flag, p.tokens),
+          length(p.length.begin(), p.length.end()), offset(p.offset.begin(), p.offset.end()),
+          a(p.a, p.tokens), b(p.b, p.tokens), label(label_data.data, p.tokens) {
+      if (p.packed) layout = rlhf::packed(offset);
+      if (!p.packed && !p.loose) layout = rlhf::lengths(length);
+    }
+    given(const given&) = delete;
+  };
+};
+
+struct logit_extents {
+  index rows, columns, classes;
+};
+inline constexpr logit_extents logit_sizes[] = {{2, 5, 7}, {3, 40, 130}, {1, 3, 5000}, {4, 20, 1}};
+
+TEST_CASE_TEMPLATE("device: log-probabilities of labels and their gradient", L, float, double,
+                   rlhf::bfloat16, rlhf::half) {
+  using T = rlhf::compute_of<L>;
+  for (const int kind : {0, 1, 2})
+    for (const logit_extents size : logit_sizes) {
+      CAPTURE(kind);
+      CAPTURE(size.classes);
+      const logits_problem<L> problem(kind, size.rows, size.columns, size.classes);
+      compare<T>([&]<class Place>(Place& place, trace& to) {
+        typename logits_problem<L>::template given<Place> x(problem);
+        tensor<Place, T> log_prob(T(7), problem.tokens), entropy(T(7), problem.tokens);
+        tensor<Place, T> total(T(7), problem.tokens), squares(T(7), problem.tokens);
+        tensor<Place, L> d_logits(static_cast<L>(T(7)), problem.shape);
+        const auto r = rlhf::token_log_prob<L>(
+            {.logits = x.logits.view(), .label = x.label, .mask = x.flag.mask(),
+             .layout = x.layout},
+            {.log_prob = log_prob.view(), .entropy = entropy.view(), .log_sum_exp = total.view(),
+             .sum_p_squared = squares.view()},
+            {.temperature = 0.7}, place.exec);
+        read_result(Place::get(r), to);
+        log_prob.read(to);
+        entropy.read(to);
+        total.read(to);
+        squares.read(to);
+        // Added to memory of its own, then in place.
+        const auto d = rlhf::token_log_prob_backward<L>(
+            {.logits = x.logits.view(), .label = x.label, .d_log_prob = x.a.view(),
+             .d_entropy = x.b.view(), .mask = x.flag.mask(), .layout = x.layout},
+            {.d_logits = rlhf::add_to(d_logits.view())}, {.temperature = 0.7}, place.exec);
+        const auto e = rlhf::token_log_prob_backward<L>(
+            {.logits = x.logits.view(), .label = x.label, .d_log_prob = x.a.view(),
+             .layout = x.layout},
+            {.d_logits = x.logits.view()}, {}, place.exec);
+        read_result(Place::get(d), to);
+        read_result(Place::get(e), to);
+        d_logits.read(to);
+        x.logits.read(to);
+      });
+    }
+}
+
+TEST_CASE_TEMPLATE("device: losses on logits", L, float, rlhf::bfloat16) {
+  using T = rlhf::compute_of<L>;
+  for (const int kind : {0, 1, 2}) {
+    CAPTURE(kind);
+    const logits_problem<L> problem(kind, 5, 30, 1500);
+    compare<T>([&]<class Place>(Place& place, trace& to) {
+      typename logits_problem<L>::template given<Place> x(problem);
+      tensor<Place, L> d_logits(static_cast<L>(T(7)), problem.shape);
+      tensor<Place, T> token_loss(T(7), problem.tokens);
+      const auto c = rlhf::cross_entropy_loss<L>(
+          {.logits = x.logits.view(), .label = x.label, .layout = x.layout},
+          {.d_logits = d_logits.view(), .token_loss = token_loss.view()},
+          {.label_smoothing = 0.1, .z_loss = 1e-4,
+           .over = rlhf::aggregation::token_mean(rlhf::local)},
+          place.exec);
+      read_result(Place::get(c), to);
+      d_logits.read(to);
+      token_loss.read(to);
+      if (problem.loose) return;
+      const auto p = rlhf::clipped_surrogate_from_logits<L>(
+          {.logits = x.logits.view(), .label = x.label, .old_log_prob = x.a.view(),
+           .advantage = x.b.view(), .mask = x.flag.mask(), .layout = x.layout},
+          {.d_logits = x.logits.view(), .token_loss = token_loss.view()},
+          {.over = rlhf::aggregation::sequence_mean_token_mean(rlhf::local),
+           .entropy = {.coefficient = 0.01}},
+          place.exec);
+      read_result(Place::get(p), to);
+      x.logits.read(to);
+      token_loss.read(to);
+    });
+  }
+}
+
+}  // namespace thrust_test

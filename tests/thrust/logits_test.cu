@@ -1,0 +1,1 @@
+#include "tests/thrust/logits_cases.hpp"

@@ -1,0 +1,1 @@
+#include "tests/thrust/pair_cases.hpp"

@@ -1,0 +1,1 @@
+#include "tests/thrust/policy_cases.hpp"
