@@ -40,7 +40,7 @@ int main() {
 
   answers logits = ref.log();
   std::printf("step   loss    policy\n");
-  for (int step = 0; step <= 400; ++step) {
+  for (int step = 0; step <= 40; ++step) {
     const answers p = normalised(logits);
     Eigen::Array<double, pairs, 1> chosen_log_prob, rejected_log_prob, d_chosen, d_rejected;
     for (int k = 0; k < pairs; ++k) {
@@ -55,7 +55,7 @@ int main() {
                                           {.d_chosen_log_prob = d_chosen,
                                            .d_rejected_log_prob = d_rejected},
                                           {.beta = beta, .over = rlhf::reduction::mean(rlhf::local)});
-    if (step % 100 == 0)
+    if (step % 10 == 0)
       std::printf("%4d  %.4f   %.3f %.3f %.3f\n", step, r.loss, p[0], p[1], p[2]);
 
     // d log p_a / d logit_b = [a == b] − p_b

@@ -18,7 +18,7 @@ constexpr int answers = 2, longest = 4;
 using per_token = double[answers][longest];
 
 void print(const char* name, const per_token& x) {
-  std::printf("%-15s", name);
+  std::printf("%-10s", name);
   for (const auto& row : x) {
     std::printf("  |");
     for (const double y : row) std::printf(" %7.3f", y);
@@ -32,7 +32,7 @@ int main() {
   // The second answer has three tokens; what lies behind them is never read.
   const std::int32_t length[answers] = {4, 3};
   const per_token old_log_prob = {{-1.0, -0.5, -2.0, -0.1}, {-1.5, -0.7, -0.2, 0}};
-  const per_token ref_log_prob = {{-1.2, -0.5, -1.5, -0.1}, {-1.0, -0.9, -0.2, 0}};
+  const per_token ref_log_prob = {{-1.2, -0.9, -1.9, -0.1}, {-1.8, -0.6, -0.2, 0}};
   const per_token old_value = {{0.2, 0.3, 0.1, 0.5}, {0.0, -0.2, -0.4, 0}};
   const double score[answers] = {1, -1};  // of the reward model, for whole answers
   const auto layout = rlhf::lengths(length);
@@ -60,7 +60,7 @@ int main() {
 
   // After a few gradient steps the policy and the critic have moved.
   const per_token log_prob = {{-0.7, -0.5, -2.1, -0.1}, {-1.9, -0.7, -0.1, 0}};
-  const per_token value = {{0.4, 0.6, 0.4, 0.8}, {-0.3, -0.5, -0.9, 0}};
+  const per_token value = {{0.35, 0.45, 0.4, 0.6}, {-0.15, -0.3, -0.5, 0}};
   const auto over = rlhf::aggregation::token_mean(7);
   per_token d_log_prob, d_value;
   const auto policy = rlhf::clipped_surrogate_loss<double>({.log_prob = log_prob,

@@ -18,7 +18,7 @@ int main() {
     wins[k] = 1 / (1 + std::exp(hidden[second[k]] - hidden[first[k]]));
 
   double reward[answers] = {0, 0, 0, 0};
-  for (int step = 0; step <= 300; ++step) {
+  for (int step = 0; step <= 45; ++step) {
     double chosen[pairs], rejected[pairs], d_chosen[pairs], d_rejected[pairs];
     for (int k = 0; k < pairs; ++k) {
       chosen[k] = reward[first[k]];
@@ -28,8 +28,8 @@ int main() {
         {.chosen_reward = chosen, .rejected_reward = rejected, .target = wins},
         {.d_chosen_reward = d_chosen, .d_rejected_reward = d_rejected},
         {.centering = 1e-4, .over = rlhf::reduction::mean(pairs)});
-    if (step % 100 == 0)
-      std::printf("step %3d  loss %.4f  accuracy %.2f  rewards %6.3f %6.3f %6.3f %6.3f\n", step,
+    if (step % 15 == 0)
+      std::printf("step %2d  loss %.4f  accuracy %.2f  rewards %6.3f %6.3f %6.3f %6.3f\n", step,
                   r.loss, r.accuracy.mean(), reward[0], reward[1], reward[2], reward[3]);
 
     for (int k = 0; k < pairs; ++k) {
@@ -37,6 +37,6 @@ int main() {
       reward[second[k]] -= 2 * d_rejected[k];
     }
   }
-  std::printf("hidden                              rewards %6.3f %6.3f %6.3f %6.3f\n", hidden[0],
+  std::printf("hidden                             rewards %6.3f %6.3f %6.3f %6.3f\n", hidden[0],
               hidden[1], hidden[2], hidden[3]);
 }

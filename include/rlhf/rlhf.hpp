@@ -2,6 +2,7 @@
 
 // Every algorithm and what is under it, without a backend: include one of backend/ beside it.
 
+#include "rlhf/presets.hpp"
 #include "rlhf/version.hpp"
 
 #include "rlhf/policy/clipped_surrogate.hpp"
@@ -43,9 +44,6 @@
 #include "rlhf/statistics/pair_loss.hpp"
 #include "rlhf/statistics/row.hpp"
 #include "rlhf/statistics/whiten.hpp"
-
-#include "rlhf/presets/policy.hpp"
-#include "rlhf/presets/value_kl_reward.hpp"
 
 #include "rlhf/primitive/count.hpp"
 #include "rlhf/primitive/executor.hpp"

@@ -23,7 +23,7 @@ TEST_CASE_TEMPLATE("sigmoid and relatives: within their bounds of a 113-bit refe
   CHECK(s.error <= 1.3);
   const auto d = worst_ulp<T>(inputs, dsigmoid_of, dsigmoid_of);
   INFO("dsigmoid at " << d.at);
-  CHECK(d.error <= 2);
+  CHECK(d.error <= 2.2);
   const auto p = worst_ulp<T>(inputs, softplus_of, softplus_of);
   INFO("softplus at " << p.at);
   CHECK(p.error <= 1.3);
@@ -126,7 +126,7 @@ TEST_CASE("sigmoid and relatives: every float (RLHF_LONG_TESTS)") {
     return e / ((1 + e) * (1 + e));
   });
   MESSAGE("dsigmoid: " << d.error << " ULP at " << d.at);
-  CHECK(d.error <= 2);
+  CHECK(d.error <= 2.2);
   const auto p =
       worst_of_all_floats(softplus_of, [&](double x) { return std::isnan(x) ? x : softplus(x); });
   MESSAGE("softplus: " << p.error << " ULP at " << p.at);

@@ -21,6 +21,7 @@ struct batch {
   form f;
 };
 
+/// Draws all it needs at once, so that a failure shrinks each number on its own.
 batch any_batch(const entry& e) {
   const int variant = *rc::gen::inRange(0, e.variants).as("variant");
   const int rows = *rc::gen::inRange(0, 9).as("rows");
@@ -40,16 +41,17 @@ bool same_outputs(const arguments<double>& a, const arguments<double>& b) {
 }
 
 /// RLHF_LONG_TESTS=1 asks for the long run.
-int runs() { return std::getenv("RLHF_LONG_TESTS") != nullptr ? 2000 : 40; }
+int runs() { return std::getenv("RLHF_LONG_TESTS") != nullptr ? 5000 : 200; }
 
-template <class Property>
-void for_each_entry(const Property& property) {
+template <class Fits, class Property>
+void for_each_entry(const Fits& fits, const Property& property) {
   for (const entry& e : registry()) {
+    if (!fits(e)) continue;
     rc::detail::TestParams parameters = rc::detail::configuration().testParams;
+    parameters.seed = 1;  // the same batches in every run
     parameters.maxSuccess = runs();
-    rc::detail::TestMetadata metadata;
-    metadata.id = metadata.description = e.name;
-    const auto result = rc::detail::checkTestable([&] { property(e); }, metadata, parameters);
+    const auto result = rc::detail::checkTestable(
+        [&] { property(e); }, rc::detail::TestMetadata(), parameters);
     std::ostringstream said;
     rc::detail::printResultMessage(result, said);
     CAPTURE(e.name);
@@ -61,9 +63,9 @@ void for_each_entry(const Property& property) {
 }  // namespace
 
 TEST_CASE("garbage in slots that do not count changes no bit, whatever the batch") {
-  for_each_entry([](const entry& e) {
+  for_each_entry([](const entry& e) { return e.masked; }, [](const entry& e) {
     const batch b = any_batch(e);
-    RC_PRE(e.masked && !e.has_holes(b.variant));
+    if (e.has_holes(b.variant)) return;
     auto clean = lay_out<double>(e, b.p, b.f), dirty = lay_out<double>(e, b.p, b.f);
     poison(e, dirty, not_a_number);
     const figures expected = e.call_double(clean);
@@ -73,7 +75,7 @@ TEST_CASE("garbage in slots that do not count changes no bit, whatever the batch
 }
 
 TEST_CASE("every layout gives the same bits, whatever the batch") {
-  for_each_entry([](const entry& e) {
+  for_each_entry([](const entry&) { return true; }, [](const entry& e) {
     const batch b = any_batch(e);
     auto plain = lay_out<double>(e, b.p, form::mask_u8), other = lay_out<double>(e, b.p, b.f);
     const figures expected = e.call_double(plain);
@@ -83,9 +85,9 @@ TEST_CASE("every layout gives the same bits, whatever the batch") {
 }
 
 TEST_CASE("micro-batches with given counts add up, wherever the batch is cut") {
-  for_each_entry([](const entry& e) {
+  for_each_entry([](const entry& e) { return e.reduces; }, [](const entry& e) {
     batch b = any_batch(e);
-    RC_PRE(e.reduces && b.p.ids.empty());
+    if (!b.p.ids.empty()) return;
     give_counts(e, b.p);
     const auto cut = *rc::gen::inRange<rlhf_test::index>(0, b.p.rows + 1).as("cut");
     std::vector<rlhf_test::index> parts[2];

@@ -104,8 +104,8 @@ TEST_CASE("clipped_squared_error: the slope written out is that of dual numbers"
   for (int i = 0; i < 500; ++i) {
     const double v = random.uniform(-2, 2), o = random.uniform(-2, 2), R = random.uniform(-2, 2);
     const auto plain = rlhf::formula::clipped_squared_error(v, o, R, 0.4);
-    const auto lifted = rlhf::formula::clipped_squared_error(dual{v, 1}, dual{o, 0}, dual{R, 0},
-                                                             dual{0.4, 0});
+    const auto lifted =
+        rlhf::formula::clipped_squared_error(dual{v, 1}, dual{o, 0}, dual{R, 0}, dual{0.4, 0});
     CHECK(plain.loss == lifted.loss.value);
     CHECK(plain.d_value == doctest::Approx(lifted.loss.tangent).epsilon(1e-15));
   }

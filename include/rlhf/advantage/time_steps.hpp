@@ -53,7 +53,7 @@ struct move_rewards {
 };
 
 template <class T, class Run, class Space>
-token_input<T> rewards_of_valid(Run& run, const token_domain<Space>& domain,
+RLHF_NOINLINE token_input<T> rewards_of_valid(Run& run, const token_domain<Space>& domain,
                                 const token_input<T>& reward, hole_reward rule) {
   if (rule == hole_reward::drop || !domain.mask) return reward;
   const bool packed = domain.kind == arrangement::packed;
@@ -90,7 +90,7 @@ struct count_cuts {
 
 /// A contract violation where a truncated token has no following value.
 template <class Run, class Space>
-void refuse_cuts(Run& run, const token_domain<Space>& domain, const token_flags& terminated,
+RLHF_NOINLINE void refuse_cuts(Run& run, const token_domain<Space>& domain, const token_flags& terminated,
                  const token_flags& truncated, bool last_is_given) {
   double* const per_row = run.template allocate<double>(domain.rows);
   double* const total = run.template allocate<double>(1);
@@ -102,16 +102,9 @@ void refuse_cuts(Run& run, const token_domain<Space>& domain, const token_flags&
              "without a bootstrap_value");
 }
 
-/// *to += *from: tokens that a screen has dropped are counted like those the scan sees.
-struct add_dropped_tokens {
-  const double* from;
-  double* to;
-  RLHF_HOST_DEVICE void operator()(index) const { *to += *from; }
-};
-
 template <class Run>
 void count_dropped(Run& run, const double* dropped, double* to) {
-  if (dropped != nullptr) run.for_each(1, add_dropped_tokens{dropped, to});
+  if (dropped != nullptr) run.for_each(1, add_dropped{dropped, to});
 }
 
 }  // namespace rlhf::inline RLHF_COMPUTE::detail

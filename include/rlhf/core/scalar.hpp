@@ -1,6 +1,7 @@
 #pragma once
 
 #include <concepts>
+#include <type_traits>
 
 namespace rlhf::inline v1 {
 
@@ -16,6 +17,19 @@ struct device_space {};
 /// A number that lives in the memory of the executor and may change between enqueue and run.
 struct device_scalar {
   const double* value;
+};
+
+/// A factor of a config: a number, or a device_scalar that a controller may keep on the device.
+struct coefficient {
+  double value = 0;
+  const double* device = nullptr;
+
+  constexpr coefficient() = default;
+  template <class N>
+    requires std::is_arithmetic_v<N>
+  constexpr coefficient(N n) : value(static_cast<double>(n)) {}
+  constexpr coefficient(device_scalar s) : device(s.value) {}
+  constexpr bool given() const { return value != 0 || device != nullptr; }
 };
 
 }  // namespace rlhf::inline v1

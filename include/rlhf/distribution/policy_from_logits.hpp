@@ -189,7 +189,7 @@ result_of<Exec, policy_result> policy_loss_from_logits(
   a.domain = plan.screened.domain;
   run.row_reduce(rows, a, sums);
   if (plan.screened.dropped != nullptr)
-    run.for_each(1, detail::add_figure{plan.screened.dropped, sums + sums_of<K>::nonfinite});
+    run.for_each(1, detail::add_dropped{plan.screened.dropped, sums + sums_of<K>::nonfinite});
   return run.template finish<policy_result>(figures, &K::read);
 }
 

@@ -33,22 +33,9 @@ struct kl_penalty_output {
   output<T, Space> kl = {};      ///< the estimate of each token, nats
 };
 
-/// A coefficient that may live on the device: a number, or a device_scalar.
-class kl_coefficient {
-  double number_ = 0;
-  const double* device_ = nullptr;
-
- public:
-  template <class N>
-    requires std::is_arithmetic_v<N>
-  constexpr kl_coefficient(N n) : number_(static_cast<double>(n)) {}
-  constexpr kl_coefficient(device_scalar s) : device_(s.value) {}
-  constexpr double number() const { return number_; }
-  constexpr const double* device() const { return device_; }
-};
 
 struct kl_penalty_config {
-  kl_coefficient coefficient = 0.05;  ///< beta, >= 0
+  rlhf::coefficient coefficient = 0.05;  ///< beta, >= 0
   kl_estimator estimator = kl_estimator::k1;
   score_position score_at = score_position::last_valid;
   rlhf::nonfinite_policy nonfinite = nonfinite_policy::propagate;
@@ -273,10 +260,10 @@ result_of<Exec, kl_penalty_result> kl_penalty(const kl_penalty_batch<T, space_of
   } else {
     bind.unused("score_index", bool(batch.score_index));
   }
-  if (config.coefficient.device() == nullptr)
+  if (config.coefficient.device == nullptr)
     expects(
-        config.coefficient.number() >= 0 && config.coefficient.number() <= 1.7976931348623157e308,
-        function, "coefficient", "a number that is finite and >= 0", config.coefficient.number());
+        config.coefficient.value >= 0 && config.coefficient.value <= 1.7976931348623157e308,
+        function, "coefficient", "a number that is finite and >= 0", config.coefficient.value);
 
   auto run = exec.begin(function);
   double* const figures = run.template allocate<double>(token_counts::size + sums_of<K>::size + 3);
@@ -286,8 +273,8 @@ result_of<Exec, kl_penalty_result> kl_penalty(const kl_penalty_batch<T, space_of
   run.count(domain, figures);
   const token_input<T> observed[] = {log_prob, ref, score};
   const auto screened = screen_nonfinite<T>(run, domain, observed, config.nonfinite);
-  run.for_each(1, detail::store_coefficient<T>{config.coefficient.number(),
-                                               config.coefficient.device(), beta});
+  run.for_each(1, detail::store_coefficient<T>{config.coefficient.value,
+                                               config.coefficient.device, beta});
   token_arguments<K, Space> a;
   a.domain = screened.domain;
   a.in[K::log_prob] = log_prob;

@@ -6,7 +6,7 @@
 #include "rlhf/math/dual.hpp"
 #include "rlhf/math/exp.hpp"
 #include "rlhf/math/kl.hpp"
-#include "rlhf/statistics/aggregation.hpp"
+#include "rlhf/statistics/loss_scales.hpp"
 #include "rlhf/statistics/metric.hpp"
 #include "rlhf/statistics/nonfinite.hpp"
 
@@ -39,19 +39,6 @@ struct policy_output {
   output<T, Space> ratio = {};          ///< exp(log_prob − old_log_prob)
   output<T, Space> sequence_loss = {};  ///< [batch], sequence-level losses only
   upstream_scale<T, Space> upstream = {};
-};
-
-/// A number of the config that may live on the device.
-struct coefficient {
-  double value = 0;
-  const double* device = nullptr;
-
-  constexpr coefficient() = default;
-  template <class N>
-    requires std::is_arithmetic_v<N>
-  constexpr coefficient(N n) : value(static_cast<double>(n)) {}
-  constexpr coefficient(device_scalar s) : device(s.value) {}
-  constexpr bool given() const { return value != 0 || device != nullptr; }
 };
 
 /// loss += coefficient · aggregate(k(log_prob − ref_log_prob)), in the same pass.
@@ -341,52 +328,10 @@ struct policy_kernel {
   }
 };
 
-/// *to += *from: the tokens a screen has dropped are counted like those the kernel sees.
-struct add_figure {
-  const double* from;
-  double* to;
-  RLHF_HOST_DEVICE void operator()(index) const { *to += *from; }
-};
-
 inline void check_coefficient(const char* function, const char* argument, const coefficient& c) {
   if (c.device == nullptr)
     expects(c.value >= 0 && c.value <= 1.7976931348623157e308, function, argument,
             "a number that is finite and >= 0", c.value);
-}
-
-/// The scales of one term of the loss: for its value, and for its gradient.
-template <class T>
-struct term_scales {
-  aggregation_plan<T> value;
-  row_scale gradient;
-};
-
-/// *to = *from · factor (· *factor_at).
-struct scale_copy {
-  const double* from;
-  double factor;
-  const double* factor_at;
-  double* to;
-  RLHF_HOST_DEVICE void operator()(index) const {
-    *to = *from * (factor_at != nullptr ? factor * *factor_at : factor);
-  }
-};
-
-template <class T, class Run, class Space>
-RLHF_NOINLINE term_scales<T> plan_term(Run& run, const token_domain<Space>& domain, const aggregation& over,
-                         const double* counts, const double* row_weight,
-                         const index_view<Space>& group_id, const token_input<T>& coefficient_in,
-                         const coefficient& factor, const upstream_scale<T, Space>& upstream) {
-  term_scales<T> s;
-  const double number = factor.device != nullptr ? 1 : factor.value;
-  s.value = plan_aggregation(run, domain, over, counts, row_weight, group_id, coefficient_in, number,
-                             factor.device);
-  double* const gradient = run.template allocate<double>(1);
-  const double above = upstream ? 1 : upstream.number;
-  run.for_each(1, scale_copy{s.value.scale.uniform, upstream.device != nullptr ? 1 : above,
-                             upstream.device, gradient});
-  s.gradient = {gradient, s.value.scale.per_row};
-  return s;
 }
 
 /// The fields of a policy call, checked and bound to the tokens of one batch.
@@ -481,7 +426,7 @@ template <scalar T, class Space>
 struct planned_policy {
   double* row_weight = nullptr;
   screened_domain<Space> screened;
-  term_scales<T> policy, kl, entropy;
+  loss_scales<T> policy, kl, entropy;
 };
 
 template <scalar T, class Run, class Space>
@@ -498,8 +443,8 @@ RLHF_NOINLINE planned_policy<T, Space> plan_policy(Run& run, const bound_policy<
                                      p.weight,   p.ref,          p.entropy};
   plan.screened = screen_nonfinite<T>(run, p.domain, observed, config.nonfinite);
   const auto term = [&](const aggregation& over, const coefficient& factor) {
-    return plan_term<T>(run, p.domain, over, counts, plan.row_weight, group_id, p.weight, factor,
-                        upstream);
+    return plan_loss<T>(run, p.domain, over, counts, plan.row_weight, group_id, upstream, p.weight,
+                        factor);
   };
   plan.policy = term(config.over, 1);
   if (!p.full) return plan;
@@ -547,7 +492,7 @@ auto pass_policy(Run& run, const K& kernel, const token_arguments<K, Space>& a,
   double* const sums = figures + token_counts::size;
   run.map_reduce(kernel, a, sums);
   if (dropped != nullptr)
-    run.for_each(1, add_figure{dropped, sums + sums_of<K>::nonfinite});
+    run.for_each(1, add_dropped{dropped, sums + sums_of<K>::nonfinite});
   return run.template finish<policy_result>(figures, &K::read);
 }
 

@@ -27,15 +27,17 @@ struct loss_scales {
   row_scale gradient;
 };
 
+/// `weight` multiplies the loss of each token; `factor` the whole term.
 template <class T, class Run, class Space>
-loss_scales<T> plan_loss(Run& run, const token_domain<Space>& domain, const aggregation& over,
-                         const double* counts, const double* row_weight,
-                         const index_view<Space>& group_id,
-                         const upstream_scale<T, Space>& upstream) {
-  token_input<T> one;
-  one.absent = T(1);
+RLHF_NOINLINE loss_scales<T> plan_loss(Run& run, const token_domain<Space>& domain,
+                                       const aggregation& over, const double* counts,
+                                       const double* row_weight, const index_view<Space>& group_id,
+                                       const upstream_scale<T, Space>& upstream,
+                                       const token_input<T>& weight = {nullptr, 0, 0, 0, T(1)},
+                                       const coefficient& factor = 1) {
   loss_scales<T> s;
-  s.value = plan_aggregation<T>(run, domain, over, counts, row_weight, group_id, one);
+  s.value = plan_aggregation<T>(run, domain, over, counts, row_weight, group_id, weight,
+                                factor.device != nullptr ? 1 : factor.value, factor.device);
   double* const gradient = run.template allocate<double>(1);
   const bool number = !upstream && upstream.device == nullptr;
   run.for_each(1, detail::scale_by{s.value.scale.uniform, number ? upstream.number : 1,
@@ -54,16 +56,5 @@ void check_over(const token_binder<Space>& bind, const aggregation& over,
   else
     bind.unused("group_id", bool(group_id));
 }
-
-namespace detail {
-
-/// *to += *from: tokens that a screen has dropped are counted like those the kernel sees.
-struct add_dropped {
-  const double* from;
-  double* to;
-  RLHF_HOST_DEVICE void operator()(index) const { *to += *from; }
-};
-
-}  // namespace detail
 
 }  // namespace rlhf::inline RLHF_COMPUTE

@@ -344,6 +344,7 @@ void check_upstream_number(const char* function, const upstream_scale<T, Space>&
 ///           then `over` counts what is left
 /// Numerics  sums: fixed tree, in double
 /// Cost      mask read once for the weights, then one pass; host: no allocation with a workspace
+/// Source    the textbook definition
 template <scalar T, executor Exec = serial>
 result_of<Exec, masked_mean_result> masked_mean(
     const masked_values<T, space_of<Exec>>& batch,
@@ -402,6 +403,7 @@ result_of<Exec, masked_mean_result> masked_mean(
 /// Numerics  two passes, the second shifted by the mean of the first: mean 1e6 with standard
 ///           deviation 1 in float keeps the variance to 1e-6 relative
 /// Cost      two passes over value and mask; host: no allocation with a workspace
+/// Source    the textbook definition
 template <scalar T, executor Exec = serial>
 result_of<Exec, masked_moments_result> masked_moments(
     const masked_values<T, space_of<Exec>>& batch,
@@ -441,6 +443,7 @@ result_of<Exec, masked_moments_result> masked_moments(
 ///           0 and gradient 0; equal numbers: exactly 0
 /// Numerics  as masked_moments
 /// Cost      two passes, and a third where the gradient is wanted
+/// Source    the textbook definition
 template <scalar T, executor Exec = serial>
 result_of<Exec, masked_variance_result> masked_variance(
     const masked_values<T, space_of<Exec>>& batch,

@@ -64,6 +64,13 @@ struct add_rows {
   }
 };
 
+/// *to += *from: tokens that a screen has dropped are counted like those the kernel sees.
+struct add_dropped {
+  const double* from;
+  double* to;
+  RLHF_HOST_DEVICE void operator()(index) const { *to += *from; }
+};
+
 }  // namespace detail
 
 /// A domain without the tokens that `policy` drops, and where their number stands (null when the

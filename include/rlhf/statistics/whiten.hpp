@@ -300,6 +300,7 @@ result_of<Exec, whiten_result> whiten(const masked_values<T, space_of<Exec>>& ba
 /// Gradient  of value alone; given moments are constants, then d_value = s·u
 /// Edges     masked positions get gradient 0, and their d_whitened is not read; variance 0: s = 0,
 ///           so the gradient is 0 (with shift_mean = false: that of the mean)
+/// Numerics  as whiten; sums of products: fixed tree, in double
 /// Cost      four passes over value and mask, two where the moments are given
 /// Source    derived by hand; tests hold it against differences
 template <scalar T, executor Exec = serial>

@@ -92,6 +92,7 @@ inline explained_variance_result read_explained_variance(const double* figures) 
 /// Numerics  moments in two shifted passes, in double, merged exactly; population and unbiased
 ///           variance give the same ratio
 /// Cost      two passes over value, returns and mask; host: no allocation with a workspace
+/// Source    the coefficient of determination; textbook
 /// Elsewhere torchrl, verl, NeMo-RL (centred); lm-human-preferences (uncentred)
 template <scalar T, executor Exec = serial>
 result_of<Exec, explained_variance_result> explained_variance(

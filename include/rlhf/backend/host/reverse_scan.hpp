@@ -363,7 +363,7 @@ class tile_scan {
   }
 
   /// The moments of a segment are taken about the outputs of its first row's last token.
-  void choose_shift(const K& kernel, const decay_powers<T>& power, const scan_tile<K>& tile,
+  RLHF_NOINLINE void choose_shift(const K& kernel, const decay_powers<T>& power, const scan_tile<K>& tile,
                     T after, double carry) {
     const index at = tile.count - 1;
     const auto t = one_step(kernel, power, tile, at, after, static_cast<T>(carry));
@@ -407,7 +407,7 @@ class tile_scan {
       for (int p = 0; p < wide; ++p) sum_[k][p] = square_[k][p] = math::constant<D>(0);
     }
   }
-  scan_sums<outputs> end_segment(index positions) const {
+  RLHF_NOINLINE scan_sums<outputs> end_segment(index positions) const {
     scan_sums<outputs> s;
     s.positions = static_cast<double>(positions);
     for (int k = 0; k < outputs; ++k) {
@@ -419,7 +419,7 @@ class tile_scan {
   }
 
   /// `carry` is x after the tile's last step, and then x of its first one.
-  void run(const K& callers_kernel, const decay_powers<T>& power, const scan_tile<K>& tile, T after,
+  RLHF_NOINLINE void run(const K& callers_kernel, const decay_powers<T>& power, const scan_tile<K>& tile, T after,
            double& carry) {
     // Everything the loop needs is copied: a store of T may alias any member.
     const K kernel = callers_kernel;
@@ -641,7 +641,7 @@ class row_scan {
   }
 
   /// Rows from `first` on; `last` becomes one past the segment's end.
-  scan_sums<K::outputs> segment(index first, index& last) {
+  RLHF_NOINLINE scan_sums<K::outputs> segment(index first, index& last) {
     scan_.begin_segment();
     index positions = 0;
     last = first;
@@ -796,7 +796,7 @@ class row_scan {
   }
 
   /// A tile with holes: its valid tokens, close together.
-  void gather(const row& r, index from, index end) {
+  RLHF_NOINLINE void gather(const row& r, index from, index end) {
     for (int k = 0; k < K::inputs; ++k) tile_.in[k] = tile_.in_buffer[k];
     for (int k = 0; k < K::flags; ++k) tile_.flag[k] = tile_.flag_buffer[k];
     for (int k = 0; k < K::outputs; ++k) tile_.out[k] = tile_.out_buffer[k];
@@ -836,7 +836,7 @@ class row_scan {
     }
   }
 
-  void scatter(const row& r, index from, index end) {
+  RLHF_NOINLINE void scatter(const row& r, index from, index end) {
     for (int k = 0; k < K::outputs; ++k) {
       if (r.out[k] == nullptr) continue;
       const index stride = a_.out[k].stride;
@@ -869,7 +869,7 @@ class row_scan {
   }
 
   /// Valid tokens of row i whose inputs are not finite.
-  [[gnu::noinline, gnu::cold]] index recount(index i) const {
+  RLHF_NOINLINE index recount(index i) const {
     const row r = open(i);
     index bad = 0;
     bool last = true;

@@ -3,13 +3,15 @@
 #include "rlhf/kl/adaptive_kl_controller.hpp"
 #include "rlhf/kl/kl_estimate.hpp"
 #include "rlhf/kl/kl_penalty.hpp"
+#include "rlhf/policy/clipped_surrogate.hpp"
+#include "rlhf/policy/sequence_clipped_surrogate.hpp"
 #include "rlhf/reward/bradley_terry.hpp"
 #include "rlhf/statistics/whiten.hpp"
 #include "rlhf/value/clipped_value_loss.hpp"
 
 /// What trainers out there compute, as configs: change a field of what comes back where your run
 /// differs. Each reproduces the numbers of that project; a default of ours that is better is not
-/// here. `over` is always the caller's.
+/// here. What divides a loss is theirs too, but its count is the caller's: pass the whole step's.
 
 namespace rlhf::inline RLHF_COMPUTE::presets {
 
@@ -30,6 +32,25 @@ inline kl_estimate_config clamped_kl(kl_estimator estimator, kl_weighting weight
 }  // namespace detail
 
 namespace trl {
+
+/// TRL GRPO losses: clip 0.2 both sides; the KL term is plain k3, whose gradient is that of the
+/// forward KL. loss_type "grpo": sequence_mean_token_mean(rows), "bnpo": token_mean(local tokens),
+/// "dapo": token_mean(tokens of the step), "dr_grpo": sequence_mean_token_sum_norm(rows,
+/// max_completion_length).
+inline clipped_surrogate_config grpo(const aggregation& over, double beta = 0) {
+  return {.clip_low = 0.2,
+          .clip_high = 0.2,
+          .over = over,
+          .kl = {.coefficient = beta, .estimator = kl_estimator::k3, .weighting = kl_weighting::plain}};
+}
+
+/// TRL RLOO: a clip on the ratio of the whole answer, mean over sequences.
+inline sequence_clipped_surrogate_config rloo(normaliser sequences) {
+  return {.clip_low = 0.2,
+          .clip_high = 0.2,
+          .ratio = sequence_ratio::sum,
+          .over = aggregation::sequence_mean_token_mean(sequences)};
+}
 
 /// PPOTrainer: cliprange_value 0.2.
 inline clipped_value_config clipped_value(const aggregation& over) {
@@ -53,6 +74,19 @@ inline whiten_config whiten(bool shift_mean = true) { return {.shift_mean = shif
 }  // namespace trl
 
 namespace verl {
+
+/// verl "vanilla": a dual clip at 3 is always on.
+inline clipped_surrogate_config vanilla(const aggregation& over) {
+  return {.clip_low = 0.2, .clip_high = 0.2, .dual_clip = 3, .over = over};
+}
+
+/// verl "gspo": the token form, sequence mean of token means whatever its aggregation setting says.
+inline sequence_clipped_surrogate_config gspo(normaliser sequences) {
+  return {.clip_low = 0.2,
+          .clip_high = 0.2,
+          .form = sequence_form::token,
+          .over = aggregation::sequence_mean_token_mean(sequences)};
+}
 
 /// compute_value_loss: cliprange_value 0.5.
 inline clipped_value_config clipped_value(const aggregation& over) {
@@ -78,6 +112,11 @@ inline whiten_config whiten(bool shift_mean = true) { return {.shift_mean = shif
 }  // namespace verl
 
 namespace openrlhf {
+
+/// OpenRLHF PolicyLoss "ppo" with its token-level loss.
+inline clipped_surrogate_config ppo(normaliser tokens) {
+  return {.clip_low = 0.2, .clip_high = 0.2, .over = aggregation::token_mean(tokens)};
+}
 
 /// ValueLoss: value_clip 0.5.
 inline clipped_value_config clipped_value(const aggregation& over) {
@@ -105,6 +144,19 @@ inline whiten_config whiten() {
 
 namespace nemo_rl {
 
+/// NeMo-RL ClippedPGLossFn: its KL term has value k3 and, through a factor exp(x − constant x), the
+/// gradient of the reverse KL; log-ratio and estimate are clamped at 20 and 10.
+inline clipped_surrogate_config clipped_pg(normaliser tokens, double kl_penalty = 0.01) {
+  return {.clip_low = 0.2,
+          .clip_high = 0.2,
+          .over = aggregation::token_mean(tokens),
+          .kl = {.coefficient = kl_penalty,
+                 .estimator = kl_estimator::k3,
+                 .weighting = kl_weighting::score,
+                 .input_clamp = 20,
+                 .output_clamp = 10}};
+}
+
 /// MseValueLossFn: cliprange 0.2.
 inline clipped_value_config clipped_value(const aggregation& over) {
   return {.clip = 0.2, .half = true, .over = over};
@@ -119,6 +171,11 @@ inline whiten_config whiten() { return {}; }
 }  // namespace nemo_rl
 
 namespace slime {
+
+/// slime compute_policy_loss: per-token losses; the caller's weights come as .upstream.
+inline clipped_surrogate_config policy_loss() {
+  return {.clip_low = 0.2, .clip_high = 0.2, .over = aggregation::none()};
+}
 
 /// Its value loss has no factor 1/2 and counts clip_distance_fraction.
 inline clipped_value_config clipped_value(const aggregation& over) {
@@ -137,6 +194,11 @@ inline whiten_config whiten(bool shift_mean = true) { return {.shift_mean = shif
 }  // namespace slime
 
 namespace torchtune {
+
+/// torchtune PPOLoss: clip 0.1, mean over the tokens at hand.
+inline clipped_surrogate_config ppo(normaliser tokens) {
+  return {.clip_low = 0.1, .clip_high = 0.1, .over = aggregation::token_mean(tokens)};
+}
 
 /// PPOLoss: value_clip_range 0.2.
 inline clipped_value_config clipped_value(const aggregation& over) {

@@ -1,4 +1,4 @@
-#include "rlhf/presets/value_kl_reward.hpp"
+#include "rlhf/presets.hpp"
 
 #include <doctest/doctest.h>
 
