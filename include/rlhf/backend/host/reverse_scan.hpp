@@ -189,7 +189,7 @@ struct decay_powers {
   T block[blocks + 1];         // 8·m
   double tile;                 // 1,024
 
-  explicit decay_powers(double decay) {
+  RLHF_NOINLINE explicit decay_powers(double decay) {
     double power[9];
     power[0] = 1;
     for (int k = 1; k <= 8; ++k) power[k] = power[k - 1] * decay;
@@ -683,7 +683,9 @@ class row_scan {
 
   /// +0 where no token is, unless the output is added to.
   void clear(const row& r, index from, index to) const {
-    if (from >= to) return;
+    if (from < to) clear_some(r, from, to);
+  }
+  RLHF_NOINLINE void clear_some(const row& r, index from, index to) const {
     for (int k = 0; k < K::outputs; ++k) {
       if (r.out[k] == nullptr || a_.out[k].accumulate) continue;
       const index stride = a_.out[k].stride;
@@ -782,18 +784,19 @@ class row_scan {
   }
 
   void copy_back(const row& r, index from) {
-    for (int k = 0; k < K::outputs; ++k) {
-      if (r.out[k] == nullptr || tile_.out[k] != tile_.out_buffer[k]) continue;
-      const index stride = a_.out[k].stride;
-      T* const at = r.out[k] + from * stride;
-      const T* const y = tile_.out_buffer[k];
-      if (!a_.out[k].accumulate)
-        for (index j = 0; j < tile_.count; ++j) at[j * stride] = y[j];
-      else
-        for (index j = 0; j < tile_.count; ++j)
-          if (tile_.counted == nullptr || tile_.counted[j] != 0) at[j * stride] += y[j];
-    }
+    for (int k = 0; k < K::outputs; ++k)
+      if (r.out[k] != nullptr && tile_.out[k] == tile_.out_buffer[k]) copy_output(r, from, k);
   }
+  RLHF_NOINLINE void copy_output(const row& r, index from, int k) {
+    const index stride = a_.out[k].stride;
+    T* const at = r.out[k] + from * stride;
+    const T* const y = tile_.out_buffer[k];
+    if (!a_.out[k].accumulate)
+      for (index j = 0; j < tile_.count; ++j) at[j * stride] = y[j];
+    else
+      for (index j = 0; j < tile_.count; ++j)
+        if (tile_.counted == nullptr || tile_.counted[j] != 0) at[j * stride] += y[j];
+    }
 
   /// A tile with holes: its valid tokens, close together.
   RLHF_NOINLINE void gather(const row& r, index from, index end) {
