@@ -2,8 +2,8 @@
 //
 //     pi(answer) ~ ref(answer) exp(reward(answer) / beta)
 //
-// Three answers to one prompt have hidden rewards. People compare them two at a time, and prefer i to
-// j with the probability sigmoid(reward_i − reward_j).
+// Three answers to one prompt have hidden rewards. People compare them two at a time, and prefer i
+// to j with the probability sigmoid(reward_i − reward_j).
 
 #include <rlhf/backend/eigen.hpp>
 #include <rlhf/preference/dpo.hpp>
@@ -47,16 +47,15 @@ int main() {
       chosen_log_prob[k] = std::log(p[chosen[k]]);
       rejected_log_prob[k] = std::log(p[rejected[k]]);
     }
-    const auto r = rlhf::dpo_loss<double>({.chosen_log_prob = chosen_log_prob,
-                                           .rejected_log_prob = rejected_log_prob,
-                                           .ref_chosen_log_prob = ref_chosen,
-                                           .ref_rejected_log_prob = ref_rejected,
-                                           .weight = weight},
-                                          {.d_chosen_log_prob = d_chosen,
-                                           .d_rejected_log_prob = d_rejected},
-                                          {.beta = beta, .over = rlhf::reduction::mean(rlhf::local)});
-    if (step % 10 == 0)
-      std::printf("%4d  %.4f   %.3f %.3f %.3f\n", step, r.loss, p[0], p[1], p[2]);
+    const auto r =
+        rlhf::dpo_loss<double>({.chosen_log_prob = chosen_log_prob,
+                                .rejected_log_prob = rejected_log_prob,
+                                .ref_chosen_log_prob = ref_chosen,
+                                .ref_rejected_log_prob = ref_rejected,
+                                .weight = weight},
+                               {.d_chosen_log_prob = d_chosen, .d_rejected_log_prob = d_rejected},
+                               {.beta = beta, .over = rlhf::reduction::mean(rlhf::local)});
+    if (step % 10 == 0) std::printf("%4d  %.4f   %.3f %.3f %.3f\n", step, r.loss, p[0], p[1], p[2]);
 
     // d log p_a / d logit_b = [a == b] − p_b
     answers d_logits = -p * (d_chosen.sum() + d_rejected.sum());

@@ -40,12 +40,9 @@ int main() {
   // The reward: a penalty for leaving the reference at every token, and the score at the last one.
   rlhf::adaptive_kl_controller controller({.coefficient = 0.1, .target = 0.2, .horizon = 100});
   per_token reward;
-  const auto penalty = rlhf::kl_penalty<double>({.log_prob = old_log_prob,
-                                                 .ref_log_prob = ref_log_prob,
-                                                 .score = score,
-                                                 .layout = layout},
-                                                {.reward = reward},
-                                                {.coefficient = controller.coefficient()});
+  const auto penalty = rlhf::kl_penalty<double>(
+      {.log_prob = old_log_prob, .ref_log_prob = ref_log_prob, .score = score, .layout = layout},
+      {.reward = reward}, {.coefficient = controller.coefficient()});
   print("reward", reward);
 
   // What each token brought beyond the critic's expectation, and what the critic should learn.
@@ -63,12 +60,9 @@ int main() {
   const per_token value = {{0.35, 0.45, 0.4, 0.6}, {-0.15, -0.3, -0.5, 0}};
   const auto over = rlhf::aggregation::token_mean(7);
   per_token d_log_prob, d_value;
-  const auto policy = rlhf::clipped_surrogate_loss<double>({.log_prob = log_prob,
-                                                            .old_log_prob = old_log_prob,
-                                                            .advantage = whitened,
-                                                            .layout = layout},
-                                                           {.d_log_prob = d_log_prob},
-                                                           {.over = over});
+  const auto policy = rlhf::clipped_surrogate_loss<double>(
+      {.log_prob = log_prob, .old_log_prob = old_log_prob, .advantage = whitened, .layout = layout},
+      {.d_log_prob = d_log_prob}, {.over = over});
   const auto critic = rlhf::clipped_value_loss<double>(
       {.value = value, .old_value = old_value, .returns = returns, .layout = layout},
       {.d_value = d_value}, {.clip = 0.2, .over = over});

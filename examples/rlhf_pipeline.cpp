@@ -21,7 +21,7 @@
 #include <rlhf/value/clipped_value_loss.hpp>
 #include <rlhf/value/explained_variance.hpp>
 
-#include <fmt/format.h>
+#include <spdlog/fmt/fmt.h>
 #include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
 
@@ -59,9 +59,18 @@ struct session {
   json summary, samples;
 
   /// Random numbers of one purpose do not depend on how many another one draws.
-  enum purpose : std::uint64_t { initial_weights, shuffling, prompts, sampling, scaling, before, after };
+  enum purpose : std::uint64_t {
+    initial_weights,
+    shuffling,
+    prompts,
+    sampling,
+    scaling,
+    before,
+    after
+  };
   std::mt19937_64 random(purpose what, int worker = 0) const {
-    std::seed_seq seeds{o.seed, static_cast<std::uint64_t>(what), static_cast<std::uint64_t>(worker)};
+    std::seed_seq seeds{o.seed, static_cast<std::uint64_t>(what),
+                        static_cast<std::uint64_t>(worker)};
     return std::mt19937_64(seeds);
   }
 };
@@ -75,8 +84,9 @@ constexpr token ignored = -100;
 std::vector<exchange> chosen_replies(const std::vector<token_pair>& pairs) {
   std::vector<exchange> result;
   for (const token_pair& p : pairs) {
-    exchange& e = result.emplace_back(p.prompt, p.chosen);
-    e.reply.resize(std::min<std::size_t>(e.reply.size(), longest_reply));
+    result.push_back({.prompt = p.prompt, .reply = p.chosen});
+    tokens& reply = result.back().reply;
+    reply.resize(std::min<std::size_t>(reply.size(), longest_reply));
   }
   return result;
 }
@@ -85,14 +95,14 @@ std::vector<exchange> chosen_replies(const std::vector<token_pair>& pairs) {
 double supervised_loss(learner& model, const packed_replies& batch) {
   tokens label = batch.label;
   std::replace(label.begin(), label.end(), vocabulary::unknown, ignored);
-  const auto known = label.size() - static_cast<std::size_t>(
-                                        std::count(label.begin(), label.end(), ignored));
+  const auto known =
+      label.size() - static_cast<std::size_t>(std::count(label.begin(), label.end(), ignored));
 
   std::array<rlhf::cross_entropy_result, worker_count> result;
   in_shards(batch, [&](const shard& s) {
     learner::worker& w = model.forward(s);
-    const auto labels = std::span<const token>(label).subspan(
-        static_cast<std::size_t>(s.first_row), s.replies.label.size());
+    const auto labels = std::span<const token>(label).subspan(static_cast<std::size_t>(s.first_row),
+                                                              s.replies.label.size());
     result[s.worker] = rlhf::cross_entropy_loss<float>(
         {.logits = w.a.output, .label = labels}, {.d_logits = w.d_output},
         {.ignore_index = ignored, .over = rlhf::aggregation::token_mean(known)});
@@ -207,8 +217,7 @@ struct reward_models {
 /// that rises under both is no weakness of one of them.
 reward_models fit_reward_models(session& run) {
   std::array<std::vector<token_pair>, 2> half;
-  for (std::size_t i = 0; i < run.data.train.size(); ++i)
-    half[i % 2].push_back(run.data.train[i]);
+  for (std::size_t i = 0; i < run.data.train.size(); ++i) half[i % 2].push_back(run.data.train[i]);
   const reward_model full = fit_reward_model(run, "all pairs", run.data.train);
   reward_models models{fit_reward_model(run, "one half", half[0]),
                        fit_reward_model(run, "other half", half[1])};
@@ -327,12 +336,12 @@ step_result improve(learner& policy, learner& critic, const rollout& r, index fi
     policy.backward(s);
 
     learner::worker& c = critic.forward(s);
-    critic_result[s.worker] =
-        rlhf::clipped_value_loss<float>({.value = c.a.output.col(0),
-                                         .old_value = s.of(r.value),
-                                         .returns = s.of(r.returns),
-                                         .layout = layout},
-                                        {.d_value = c.d_output.col(0)}, {.clip = 0.2, .over = over});
+    critic_result[s.worker] = rlhf::clipped_value_loss<float>({.value = c.a.output.col(0),
+                                                               .old_value = s.of(r.value),
+                                                               .returns = s.of(r.returns),
+                                                               .layout = layout},
+                                                              {.d_value = c.d_output.col(0)},
+                                                              {.clip = 0.2, .over = over});
     critic.backward(s);
   });
   policy.step(policy_rate);

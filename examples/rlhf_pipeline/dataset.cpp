@@ -39,8 +39,8 @@ dataset load_dataset(const std::string& preferences, const std::string& heldout,
     return std::move(file.pairs);
   };
 
-  std::vector<preference> train = generated ? generate_preferences(generated_pairs, 1)
-                                            : read(preferences);
+  std::vector<preference> train =
+      generated ? generate_preferences(generated_pairs, 1) : read(preferences);
   std::vector<preference> held;
   if (!heldout.empty()) {
     held = read(heldout);

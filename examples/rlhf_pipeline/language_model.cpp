@@ -30,8 +30,8 @@ template <class Vector>
 struct context_network::parts {
   using plain = std::conditional_t<std::is_const_v<Vector>, const matrix, matrix>;
   using block = Eigen::Map<plain>;
-  using row = Eigen::Map<std::conditional_t<std::is_const_v<Vector>, const Eigen::RowVectorXf,
-                                            Eigen::RowVectorXf>>;
+  using row = Eigen::Map<
+      std::conditional_t<std::is_const_v<Vector>, const Eigen::RowVectorXf, Eigen::RowVectorXf>>;
   block embedding, hidden;
   row hidden_bias;
   block output;
@@ -199,8 +199,8 @@ void adam::step(column& parameters, column gradient, double rate, double largest
   square_ = keep_square * square_ + (1 - keep_square) * gradient.square();
   const float mean_scale = 1 / (1 - std::pow(keep_mean, static_cast<float>(steps_)));
   const float square_scale = 1 / (1 - std::pow(keep_square, static_cast<float>(steps_)));
-  parameters -= static_cast<float>(rate) * mean_scale * mean_ /
-                ((square_scale * square_).sqrt() + floor);
+  parameters -=
+      static_cast<float>(rate) * mean_scale * mean_ / ((square_scale * square_).sqrt() + floor);
 }
 
 learner::worker& learner::forward(const shard& s) {

@@ -69,7 +69,8 @@ TEST_CASE("discounted_returns: holes skipped, as zeros, counted") {
 TEST_CASE("discounted_returns: what follows the last token, a terminated and a truncated one") {
   // gamma 0.5, reward 1 everywhere, bootstrap 8
   const std::vector<double> reward(5, 1), bootstrap{8}, next{99, 99, 16, 99, 99};
-  const std::vector<std::uint8_t> terminated{0, 1, 0, 0, 0}, truncated{0, 0, 1, 0, 0}, last{0, 0, 0, 0, 1};
+  const std::vector<std::uint8_t> terminated{0, 1, 0, 0, 0}, truncated{0, 0, 1, 0, 0},
+      last{0, 0, 0, 0, 1};
   const rlhf::shape s{1, 5};
   std::vector<double> g(5);
   discounted_returns<double>({.reward = {reward, s}, .bootstrap_value = bootstrap},
@@ -89,12 +90,13 @@ TEST_CASE("discounted_returns: what follows the last token, a terminated and a t
                              {.returns = {g, s}}, {.gamma = 0.5});
   CHECK(g[4] == 5);
   CHECK(g[3] == 3.5);
-  CHECK(g[2] == 9);    // 1 + 0.5 · 16
-  CHECK(g[1] == 1);    // nothing follows
+  CHECK(g[2] == 9);  // 1 + 0.5 · 16
+  CHECK(g[1] == 1);  // nothing follows
   CHECK(g[0] == 1.5);
 }
 
-TEST_CASE_TEMPLATE("discounted_returns: the definition as a sum, at many lengths", T, float, double) {
+TEST_CASE_TEMPLATE("discounted_returns: the definition as a sum, at many lengths", T, float,
+                   double) {
   random_numbers random(1);
   for (const index n : {1, 7, 8, 9, 64, 1023, 1024, 1025, 2050})
     for (const double gamma : {1.0, 0.99, 0.3, 0.0}) {
@@ -133,10 +135,13 @@ TEST_CASE("discounted_returns: linear in the rewards") {
     CHECK(gs[t] == doctest::Approx(2 * ga[t] - 3 * gb[t]).epsilon(1e-12));
 }
 
-TEST_CASE("discounted_returns: padded, masked, packed and threads give the same bits, NaN beside the tokens or not") {
+TEST_CASE(
+    "discounted_returns: padded, masked, packed and threads give the same bits, NaN beside the "
+    "tokens or not") {
   random_numbers random(3);
   const index rows = 90, columns = 130;
-  std::vector<float> packed_reward, reward(static_cast<std::size_t>(rows * columns), static_cast<float>(not_a_number));
+  std::vector<float> packed_reward,
+      reward(static_cast<std::size_t>(rows * columns), static_cast<float>(not_a_number));
   std::vector<std::int32_t> length, offsets{0};
   std::vector<std::uint8_t> mask(reward.size(), 0);
   for (index i = 0; i < rows; ++i) {
@@ -150,23 +155,27 @@ TEST_CASE("discounted_returns: padded, masked, packed and threads give the same 
     offsets.push_back(static_cast<std::int32_t>(packed_reward.size()));
   }
   const rlhf::shape s{rows, columns};
-  std::vector<float> by_length(reward.size()), by_mask(reward.size()), threads(reward.size()), packed(packed_reward.size());
+  std::vector<float> by_length(reward.size()), by_mask(reward.size()), threads(reward.size()),
+      packed(packed_reward.size());
   const thread_pool pool{3};
   const auto a = discounted_returns<float>({.reward = {reward, s}, .layout = rlhf::lengths(length)},
                                            {.returns = {by_length, s}}, {.gamma = 0.99});
   const auto b = discounted_returns<float>({.reward = {reward, s}, .mask = {mask, s}},
                                            {.returns = {by_mask, s}}, {.gamma = 0.99});
-  const auto c = discounted_returns<float>({.reward = packed_reward, .layout = rlhf::packed(offsets)},
-                                           {.returns = packed}, {.gamma = 0.99});
-  const auto d = discounted_returns<float>({.reward = {reward, s}, .mask = {mask, s}},
-                                           {.returns = {threads, s}}, {.gamma = 0.99}, rlhf::parallel{pool});
+  const auto c =
+      discounted_returns<float>({.reward = packed_reward, .layout = rlhf::packed(offsets)},
+                                {.returns = packed}, {.gamma = 0.99});
+  const auto d =
+      discounted_returns<float>({.reward = {reward, s}, .mask = {mask, s}},
+                                {.returns = {threads, s}}, {.gamma = 0.99}, rlhf::parallel{pool});
   CHECK(std::memcmp(by_length.data(), by_mask.data(), by_length.size() * sizeof(float)) == 0);
   CHECK(std::memcmp(by_length.data(), threads.data(), by_length.size() * sizeof(float)) == 0);
   bool equal = true;
   for (index i = 0; i < rows; ++i)
     equal = equal && std::memcmp(by_length.data() + i * columns,
                                  packed.data() + offsets[static_cast<std::size_t>(i)],
-                                 static_cast<std::size_t>(length[static_cast<std::size_t>(i)]) * sizeof(float)) == 0;
+                                 static_cast<std::size_t>(length[static_cast<std::size_t>(i)]) *
+                                     sizeof(float)) == 0;
   CHECK(equal);
   for (const auto& r : {b, c, d}) CHECK(std::memcmp(&r, &a, sizeof a) == 0);
 }
@@ -175,7 +184,8 @@ TEST_CASE("discounted_returns: nothing to do is silence, and a NaN is counted") 
   std::vector<double> reward{1, not_a_number, 3}, g(3, 7);
   const std::vector<std::uint8_t> none(3, 0);
   const rlhf::shape s{1, 3};
-  auto r = discounted_returns<double>({.reward = {reward, s}, .mask = {none, s}}, {.returns = {g, s}});
+  auto r =
+      discounted_returns<double>({.reward = {reward, s}, .mask = {none, s}}, {.returns = {g, s}});
   CHECK(g == std::vector<double>{0, 0, 0});
   CHECK(r.returns.count == 0);
   CHECK(r.nonfinite == 0);
@@ -192,7 +202,8 @@ TEST_CASE("discounted_returns: nothing to do is silence, and a NaN is counted") 
   CHECK(r.nonfinite == 1);
   const std::vector<double> bootstrap{infinite};
   reward[1] = 2;
-  r = discounted_returns<double>({.reward = {reward, s}, .bootstrap_value = bootstrap}, {.returns = {g, s}});
+  r = discounted_returns<double>({.reward = {reward, s}, .bootstrap_value = bootstrap},
+                                 {.returns = {g, s}});
   CHECK(r.nonfinite == 1);
   rlhf::view<double> onto(g, s);
   g = {1, 1, 1};
@@ -206,14 +217,18 @@ TEST_CASE("discounted_returns: a broken contract says its name and writes nothin
   std::vector<float> g(6, 7);
   const rlhf::shape s{2, 3};
   using batch = rlhf::discounted_returns_batch<float>;
-  const auto says = [&](const char* what, const batch& b, const rlhf::discounted_returns_config& c = {}) {
-    const std::string message = message_of([&] { discounted_returns<float>(b, {.returns = {g, s}}, c); });
+  const auto says = [&](const char* what, const batch& b,
+                        const rlhf::discounted_returns_config& c = {}) {
+    const std::string message = message_of([&] {
+      discounted_returns<float>(b, {.returns = {g, s}}, c);
+    });
     INFO("expected ", what, ", received ", message);
     CHECK(message.find("discounted_returns") != std::string::npos);
     CHECK(message.find(what) != std::string::npos);
     for (const float x : g) CHECK(x == 7);
   };
-  for (const double bad : {-0.1, 1.1, not_a_number}) says("gamma", {.reward = {reward, s}}, {.gamma = bad});
+  for (const double bad : {-0.1, 1.1, not_a_number})
+    says("gamma", {.reward = {reward, s}}, {.gamma = bad});
   says("reward", {});
   says("reward", {.reward = reward});
   says("bootstrap_value", {.reward = {reward, s}, .bootstrap_value = small});

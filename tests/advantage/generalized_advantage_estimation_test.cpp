@@ -28,7 +28,8 @@ std::vector<T> drawn(random_numbers& random, index n) {
 
 template <class T>
 bool same_bits(const std::vector<T>& a, const std::vector<T>& b) {
-  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0);
+  return a.size() == b.size() &&
+         (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0);
 }
 
 /// The definition, in double and in the order of the paper: A_t is a sum over all later steps.
@@ -44,7 +45,8 @@ reference by_definition(const std::vector<T>& reward, const std::vector<T>& valu
     double weight = 1, sum = 0;
     for (std::size_t k = t; k < n; ++k, weight *= gamma * lambda) {
       const double next = k + 1 < n ? static_cast<double>(value[k + 1]) : bootstrap;
-      sum += weight * (static_cast<double>(reward[k]) + gamma * next - static_cast<double>(value[k]));
+      sum +=
+          weight * (static_cast<double>(reward[k]) + gamma * next - static_cast<double>(value[k]));
     }
     r.advantage[t] = sum;
     r.returns[t] = sum + static_cast<double>(value[t]);
@@ -54,8 +56,8 @@ reference by_definition(const std::vector<T>& reward, const std::vector<T>& valu
 
 TEST_CASE_TEMPLATE("generalized_advantage_estimation: values by hand", B, RLHF_TEST_BACKENDS) {
   // gamma 0.5, lambda 0.5, backwards: delta = r + 0.5 V' - V
-  // row 0: t2: 1 - 3 = -2; t1: 0 + 1.5 - 2 = -0.5, A = -0.5 - 0.5 = -1; t0: 0 + 1 - 1 = 0, A = -0.25
-  // row 1: the third token is masked: t1: 4 - 2 = 2; t0: 0 + 1 - 1 = 0, A = 0.5
+  // row 0: t2: 1 - 3 = -2; t1: 0 + 1.5 - 2 = -0.5, A = -0.5 - 0.5 = -1; t0: 0 + 1 - 1 = 0, A =
+  // -0.25 row 1: the third token is masked: t1: 4 - 2 = 2; t0: 0 + 1 - 1 = 0, A = 0.5
   const auto reward = rows<B>({{0, 0, 1}, {0, 4, not_a_number}});
   const auto value = rows<B>({{1, 2, 3}, {1, 2, not_a_number}});
   const auto mask = flags<B>({{1, 1, 1}, {1, 1, 0}});
@@ -63,7 +65,8 @@ TEST_CASE_TEMPLATE("generalized_advantage_estimation: values by hand", B, RLHF_T
   auto returns = rows<B>({{7, 7, 7}, {7, 7, 7}});
   const auto r = generalized_advantage_estimation<double>(
       {.reward = reward.tensor(), .value = value.tensor(), .mask = mask.tensor()},
-      {.advantage = advantage.tensor(), .returns = returns.tensor()}, {.gamma = 0.5, .lambda = 0.5});
+      {.advantage = advantage.tensor(), .returns = returns.tensor()},
+      {.gamma = 0.5, .lambda = 0.5});
   CHECK(advantage(0, 2) == -2);
   CHECK(advantage(0, 1) == -1);
   CHECK(advantage(0, 0) == -0.25);
@@ -117,7 +120,9 @@ TEST_CASE("generalized_advantage_estimation: the three hole modes, gamma 1, lamb
   CHECK(run(hole_mode::count)[0] == doctest::Approx(0.1 + 0.95 * c1));
 }
 
-TEST_CASE("generalized_advantage_estimation: a reward at a hole is dropped, or goes to the token before") {
+TEST_CASE(
+    "generalized_advantage_estimation: a reward at a hole is dropped, or goes to the token "
+    "before") {
   // mask 0 1 0 0 1 0 0; rewards at holes 8, 2, 3, 5, 6; gamma and lambda 1, V = 0: returns to go
   const std::vector<double> value(7, 0), reward{8, 1, 2, 3, 10, 5, 6};
   const std::vector<std::uint8_t> mask{0, 1, 0, 0, 1, 0, 0};
@@ -134,12 +139,13 @@ TEST_CASE("generalized_advantage_estimation: a reward at a hole is dropped, or g
     CHECK(run(hole_reward::to_previous, holes)[4] == 10 + 5 + 6);
     CHECK(run(hole_reward::to_previous, holes)[1] == 21 + 1 + 2 + 3 + 8);
   }
-  CHECK(message_of([&] { run(hole_reward::to_previous, hole_mode::count); }).find("reward_at_hole") !=
-        std::string::npos);
+  CHECK(message_of([&] {
+          run(hole_reward::to_previous, hole_mode::count);
+        }).find("reward_at_hole") != std::string::npos);
 }
 
-TEST_CASE_TEMPLATE("generalized_advantage_estimation: the definition as a sum, at many lengths", T, float,
-                   double) {
+TEST_CASE_TEMPLATE("generalized_advantage_estimation: the definition as a sum, at many lengths", T,
+                   float, double) {
   random_numbers random(1);
   for (const index n : {1, 2, 7, 8, 9, 15, 16, 17, 64, 100, 1023, 1024, 1025, 1031, 2049, 3000})
     for (const double gamma : {1.0, 0.99, 0.5})
@@ -148,7 +154,9 @@ TEST_CASE_TEMPLATE("generalized_advantage_estimation: the definition as a sum, a
         const auto bootstrap = drawn<T>(random, 1);
         auto advantage = reward, returns = reward;
         const auto r = generalized_advantage_estimation<T>(
-            {.reward = {reward, {index{1}, n}}, .value = {value, {index{1}, n}}, .bootstrap_value = bootstrap},
+            {.reward = {reward, {index{1}, n}},
+             .value = {value, {index{1}, n}},
+             .bootstrap_value = bootstrap},
             {.advantage = {advantage, {index{1}, n}}, .returns = {returns, {index{1}, n}}},
             {.gamma = gamma, .lambda = lambda});
         const auto wanted =
@@ -156,7 +164,8 @@ TEST_CASE_TEMPLATE("generalized_advantage_estimation: the definition as a sum, a
         double error = 0, largest = 1, mean = 0;
         for (std::size_t t = 0; t < reward.size(); ++t) {
           const double a = static_cast<double>(advantage[t]), g = static_cast<double>(returns[t]);
-          error = std::max({error, std::abs(a - wanted.advantage[t]), std::abs(g - wanted.returns[t])});
+          error =
+              std::max({error, std::abs(a - wanted.advantage[t]), std::abs(g - wanted.returns[t])});
           largest = std::max(largest, std::abs(wanted.advantage[t]));
           mean += a / static_cast<double>(n);
         }
@@ -191,7 +200,9 @@ TEST_CASE("generalized_advantage_estimation: a million floats keep six digits") 
   }
 }
 
-TEST_CASE("generalized_advantage_estimation: lambda 1 is return less value, lambda 0 the temporal difference") {
+TEST_CASE(
+    "generalized_advantage_estimation: lambda 1 is return less value, lambda 0 the temporal "
+    "difference") {
   random_numbers random(4);
   const index n = 700;
   const auto reward = drawn<double>(random, n), value = drawn<double>(random, n);
@@ -200,7 +211,8 @@ TEST_CASE("generalized_advantage_estimation: lambda 1 is return less value, lamb
   generalized_advantage_estimation<double>({.reward = {reward, s}, .value = {value, s}},
                                            {.advantage = {a, s}, .returns = {g, s}},
                                            {.gamma = 0.99, .lambda = 1});
-  rlhf::discounted_returns<double>({.reward = {reward, s}}, {.returns = {to_go, s}}, {.gamma = 0.99});
+  rlhf::discounted_returns<double>({.reward = {reward, s}}, {.returns = {to_go, s}},
+                                   {.gamma = 0.99});
   for (std::size_t t = 0; t < a.size(); ++t) {
     CHECK(a[t] == doctest::Approx(to_go[t] - value[t]).epsilon(1e-11));
     CHECK(g[t] == doctest::Approx(to_go[t]).epsilon(1e-11));
@@ -213,24 +225,27 @@ TEST_CASE("generalized_advantage_estimation: lambda 1 is return less value, lamb
   }
 }
 
-TEST_CASE_TEMPLATE("generalized_advantage_estimation: rewards and values times 2^k scale it, to the bit", T,
-                   float, double) {
+TEST_CASE_TEMPLATE(
+    "generalized_advantage_estimation: rewards and values times 2^k scale it, to the bit", T, float,
+    double) {
   random_numbers random(5);
   const index n = 1200;
   const rlhf::shape s{index{1}, n};
   auto reward = drawn<T>(random, n), value = drawn<T>(random, n);
   std::vector<T> a(reward.size()), b(reward.size());
-  generalized_advantage_estimation<T>({.reward = {reward, s}, .value = {value, s}}, {.advantage = {a, s}},
-                                      {.gamma = 0.9});
+  generalized_advantage_estimation<T>({.reward = {reward, s}, .value = {value, s}},
+                                      {.advantage = {a, s}}, {.gamma = 0.9});
   for (auto* x : {&reward, &value, &a})
     for (T& y : *x) y *= T(0.125);
-  generalized_advantage_estimation<T>({.reward = {reward, s}, .value = {value, s}}, {.advantage = {b, s}},
-                                      {.gamma = 0.9});
+  generalized_advantage_estimation<T>({.reward = {reward, s}, .value = {value, s}},
+                                      {.advantage = {b, s}}, {.gamma = 0.9});
   CHECK(same_bits(a, b));
 }
 
-TEST_CASE_TEMPLATE("generalized_advantage_estimation: a suffix of a row, padded, masked, packed, gives the same bits",
-                   T, float, double) {
+TEST_CASE_TEMPLATE(
+    "generalized_advantage_estimation: a suffix of a row, padded, masked, packed, gives the same "
+    "bits",
+    T, float, double) {
   random_numbers random(6);
   std::vector<std::vector<T>> reward, value;
   index longest = 0, total = 0;
@@ -268,8 +283,8 @@ TEST_CASE_TEMPLATE("generalized_advantage_estimation: a suffix of a row, padded,
     std::vector<M> mask(slots, M(0));
     std::vector<std::int32_t> length;
     const auto at = [&](index i, index j) {
-      return static_cast<std::size_t>(strides.rank == 0 ? i * columns + j
-                                                        : i * strides.size[0] + j * strides.size[1]);
+      return static_cast<std::size_t>(
+          strides.rank == 0 ? i * columns + j : i * strides.size[0] + j * strides.size[1]);
     };
     for (index i = 0; i < rows; ++i) {
       const auto& row = reward[static_cast<std::size_t>(i)];
@@ -288,8 +303,9 @@ TEST_CASE_TEMPLATE("generalized_advantage_estimation: a suffix of a row, padded,
          .value = rlhf::view<const T>(v.data(), s, step),
          .mask = by_lengths ? rlhf::mask_view<>() : rlhf::mask_view<>(mask.data(), s),
          .layout = by_lengths ? rlhf::lengths(length) : rlhf::sequence_layout<>()},
-        {.advantage = rlhf::view<T>(a.data(), s, step), .returns = rlhf::view<T>(g.data(), s, step)}, c,
-        exec);
+        {.advantage = rlhf::view<T>(a.data(), s, step),
+         .returns = rlhf::view<T>(g.data(), s, step)},
+        c, exec);
     bool equal = true, clean = true;
     for (index i = 0; i < rows; ++i) {
       std::vector<bool> taken(static_cast<std::size_t>(columns));
@@ -329,7 +345,8 @@ TEST_CASE_TEMPLATE("generalized_advantage_estimation: a suffix of a row, padded,
   compare("holes in weights", longest * 2, holes, float(), false, none, one);
   compare("few tokens", longest * 11 + 5, sparse, double(), false, none, one);
   compare("strides", longest + 2, left, std::uint8_t(), true, rlhf::shape(index{3}, 3 * rows), one);
-  compare("strides and holes", longest * 2, holes, std::uint8_t(), false, rlhf::shape(index{3}, 3 * rows), one);
+  compare("strides and holes", longest * 2, holes, std::uint8_t(), false,
+          rlhf::shape(index{3}, 3 * rows), one);
   compare("threads", longest + 2, left, std::uint8_t(), true, none, many);
   compare("threads and holes", longest * 2, holes, std::uint8_t(), false, none, many);
   compare("threads, weights", longest * 2, holes, double(), false, none, many);
@@ -358,13 +375,15 @@ TEST_CASE("generalized_advantage_estimation: ends of episodes inside a row") {
                                             .truncated = {truncated, s}},
                                            {.advantage = {a, s}}, {.gamma = 0.5, .lambda = 1});
   CHECK(a[4] == 1 + 4 - 4);
-  CHECK(a[3] == 1 + 4 - 4);              // cut: its value goes on, its advantage does not
+  CHECK(a[3] == 1 + 4 - 4);  // cut: its value goes on, its advantage does not
   CHECK(a[2] == 1 + 4 - 4 + 0.5 * a[3]);
-  CHECK(a[1] == 1 - 4);                  // terminated: nothing follows
+  CHECK(a[1] == 1 - 4);  // terminated: nothing follows
   CHECK(a[0] == 1 + 4 - 4 + 0.5 * a[1]);
 }
 
-TEST_CASE("generalized_advantage_estimation: a row that ends truncated goes on with its bootstrap value") {
+TEST_CASE(
+    "generalized_advantage_estimation: a row that ends truncated goes on with its bootstrap "
+    "value") {
   // V after the last valid token is 10; row 1 terminates there all the same
   const std::vector<double> reward{0, 1, 0, 1}, value{2, 3, 2, 3}, bootstrap{10, 10};
   const std::vector<std::uint8_t> terminated{0, 0, 0, 1}, truncated{0, 1, 0, 1};
@@ -376,7 +395,8 @@ TEST_CASE("generalized_advantage_estimation: a row that ends truncated goes on w
                                               .bootstrap_value = bootstrap,
                                               .terminated = {terminated, s},
                                               .truncated = cut},
-                                             {.advantage = {a, s}, .returns = {g, s}}, {.lambda = 1});
+                                             {.advantage = {a, s}, .returns = {g, s}},
+                                             {.lambda = 1});
     CHECK(a[1] == 1 + 10 - 3);
     CHECK(a[0] == 3 - 2 + a[1]);
     CHECK(g[0] == 11);
@@ -387,7 +407,8 @@ TEST_CASE("generalized_advantage_estimation: a row that ends truncated goes on w
   run({});
 }
 
-TEST_CASE_TEMPLATE("generalized_advantage_estimation: flags that are all false change no bit", T, float, double) {
+TEST_CASE_TEMPLATE("generalized_advantage_estimation: flags that are all false change no bit", T,
+                   float, double) {
   random_numbers random(8);
   const rlhf::shape s{3, 1500};
   const auto reward = drawn<T>(random, 4500), value = drawn<T>(random, 4500);
@@ -395,8 +416,9 @@ TEST_CASE_TEMPLATE("generalized_advantage_estimation: flags that are all false c
   std::vector<std::uint8_t> mask(4500);
   for (auto& m : mask) m = random.chance(0.8) ? 1 : 0;
   std::vector<T> a(4500), b(4500), next(4500, static_cast<T>(not_a_number));
-  generalized_advantage_estimation<T>({.reward = {reward, s}, .value = {value, s}, .mask = {mask, s}},
-                                      {.advantage = {a, s}}, {.gamma = 0.99});
+  generalized_advantage_estimation<T>(
+      {.reward = {reward, s}, .value = {value, s}, .mask = {mask, s}}, {.advantage = {a, s}},
+      {.gamma = 0.99});
   generalized_advantage_estimation<T>({.reward = {reward, s},
                                        .value = {value, s},
                                        .terminated = {never, s},
@@ -420,14 +442,16 @@ TEST_CASE_TEMPLATE("generalized_advantage_estimation: flags that are all false c
   CHECK(same_bits(a, b));
 }
 
-TEST_CASE_TEMPLATE("generalized_advantage_estimation: every flag, hole mode and layout against a plain loop", T,
-                   float, double) {
+TEST_CASE_TEMPLATE(
+    "generalized_advantage_estimation: every flag, hole mode and layout against a plain loop", T,
+    float, double) {
   random_numbers random(9);
   for (int round = 0; round < 150; ++round) {
     const index batch = random.below(4), time = random.chance(0.1) ? 1500 : random.below(70);
     const index n = batch * time;
     const rlhf::shape s{batch, time};
-    const auto reward = drawn<T>(random, n), value = drawn<T>(random, n), next = drawn<T>(random, n);
+    const auto reward = drawn<T>(random, n), value = drawn<T>(random, n),
+               next = drawn<T>(random, n);
     const auto bootstrap = drawn<T>(random, batch);
     std::vector<std::uint8_t> mask, ended, cut;
     std::vector<std::int64_t> length;
@@ -442,7 +466,8 @@ TEST_CASE_TEMPLATE("generalized_advantage_estimation: every flag, hole mode and 
     const bool to_previous = holes != hole_mode::count && random.chance(0.5);
     const bool given_next = random.chance(0.5), given_cut = given_next && random.chance(0.7);
     const bool given_end = random.chance(0.6), given_mask = random.chance(0.7);
-    const bool given_bootstrap = !given_next && random.chance(0.5), given_length = random.chance(0.5);
+    const bool given_bootstrap = !given_next && random.chance(0.5),
+               given_length = random.chance(0.5);
     const double gamma = random.chance(0.2) ? 0 : 0.97, lambda = random.chance(0.2) ? 0 : 0.9;
 
     std::vector<double> wanted(static_cast<std::size_t>(n), 0), wanted_returns = wanted;
@@ -467,16 +492,19 @@ TEST_CASE_TEMPLATE("generalized_advantage_estimation: every flag, hole mode and 
         }
       }
       if (first >= 0) r[static_cast<std::size_t>(first)] += ahead;
-      double a = 0, v = given_bootstrap ? static_cast<double>(bootstrap[static_cast<std::size_t>(i)]) : 0;
+      double a = 0,
+             v = given_bootstrap ? static_cast<double>(bootstrap[static_cast<std::size_t>(i)]) : 0;
       for (index j = last; j >= 0; --j) {
         if (!valid(j) && holes == hole_mode::skip) continue;
         const bool read = valid(j) || holes == hole_mode::count;
         const bool stop = given_end && read && ended[at(j)] != 0;
         const bool pause = given_cut && read && cut[at(j)] != 0;
         const double here = read ? static_cast<double>(value[at(j)]) : 0;
-        const double following =
-            stop ? 0 : given_next ? (read ? static_cast<double>(next[at(j)]) : 0) : v;
-        a = r[static_cast<std::size_t>(j)] + gamma * following - here + (stop || pause ? 0 : gamma * lambda * a);
+        const double following = stop         ? 0
+                                 : given_next ? (read ? static_cast<double>(next[at(j)]) : 0)
+                                              : v;
+        a = r[static_cast<std::size_t>(j)] + gamma * following - here +
+            (stop || pause ? 0 : gamma * lambda * a);
         v = here;
         if (!valid(j)) continue;
         wanted[at(j)] = a;
@@ -484,14 +512,16 @@ TEST_CASE_TEMPLATE("generalized_advantage_estimation: every flag, hole mode and 
         positions += 1;
       }
     }
-    std::vector<T> a(static_cast<std::size_t>(n), T(7)), g = a, added(static_cast<std::size_t>(n), T(3));
+    std::vector<T> a(static_cast<std::size_t>(n), T(7)), g = a,
+                                                         added(static_cast<std::size_t>(n), T(3));
     const auto none = rlhf::mask_view<>();
     const auto call = [&](rlhf::output<T> advantage, rlhf::output<T> returns) {
       return generalized_advantage_estimation<T>(
           {.reward = {reward, s},
            .value = {value, s},
            .next_value = given_next ? rlhf::view<const T>(next, s) : rlhf::view<const T>(),
-           .bootstrap_value = given_bootstrap ? rlhf::view<const T>(bootstrap) : rlhf::view<const T>(),
+           .bootstrap_value =
+               given_bootstrap ? rlhf::view<const T>(bootstrap) : rlhf::view<const T>(),
            .terminated = given_end ? rlhf::mask_view<>(ended, s) : none,
            .truncated = given_cut ? rlhf::mask_view<>(cut, s) : none,
            .mask = given_mask ? rlhf::mask_view<>(mask, s) : none,
@@ -520,8 +550,9 @@ TEST_CASE_TEMPLATE("generalized_advantage_estimation: every flag, hole mode and 
   }
 }
 
-TEST_CASE_TEMPLATE("generalized_advantage_estimation: NaN in a masked slot changes no bit of anything", T, float,
-                   double) {
+TEST_CASE_TEMPLATE(
+    "generalized_advantage_estimation: NaN in a masked slot changes no bit of anything", T, float,
+    double) {
   random_numbers random(10);
   const rlhf::shape s{4, 1300};
   auto reward = drawn<T>(random, 5200), value = drawn<T>(random, 5200);
@@ -530,12 +561,9 @@ TEST_CASE_TEMPLATE("generalized_advantage_estimation: NaN in a masked slot chang
   std::vector<T> a(5200), g(5200), b(5200), h(5200);
   for (const hole_mode holes : {hole_mode::skip, hole_mode::zero}) {
     const auto run = [&](std::vector<T>& advantage, std::vector<T>& returns) {
-      return generalized_advantage_estimation<T>({.reward = {reward, s},
-                                                  .value = {value, s},
-                                                  .terminated = {ended, s},
-                                                  .mask = {mask, s}},
-                                                 {.advantage = {advantage, s}, .returns = {returns, s}},
-                                                 {.holes = holes});
+      return generalized_advantage_estimation<T>(
+          {.reward = {reward, s}, .value = {value, s}, .terminated = {ended, s}, .mask = {mask, s}},
+          {.advantage = {advantage, s}, .returns = {returns, s}}, {.holes = holes});
     };
     const auto clean = run(a, g);
     for (std::size_t k = 0; k < mask.size(); ++k)
@@ -559,14 +587,15 @@ TEST_CASE("generalized_advantage_estimation: add_to keeps the bits of masked slo
   const rlhf::shape s{1, 3};
   rlhf::view<float> onto(a, s);
   generalized_advantage_estimation<float>(
-      {.reward = {reward, s}, .value = {value, s}, .mask = {mask, s}}, {.advantage = rlhf::add_to(onto)},
-      {.lambda = 1});
+      {.reward = {reward, s}, .value = {value, s}, .mask = {mask, s}},
+      {.advantage = rlhf::add_to(onto)}, {.lambda = 1});
   CHECK(a[0] == 10 + 4);
   CHECK(std::signbit(a[1]));
   CHECK(a[2] == 33);
 }
 
-TEST_CASE("generalized_advantage_estimation: rows without tokens, zero columns, zero rows are silence") {
+TEST_CASE(
+    "generalized_advantage_estimation: rows without tokens, zero columns, zero rows are silence") {
   const std::vector<double> reward{1, 2}, value{3, 4};
   const std::vector<std::uint8_t> mask{0, 0};
   std::vector<double> a{7, 7}, g{7, 7};
@@ -589,13 +618,16 @@ TEST_CASE("generalized_advantage_estimation: rows without tokens, zero columns, 
   }
 }
 
-TEST_CASE("generalized_advantage_estimation: a NaN reaches all earlier tokens of its episode, and is counted") {
+TEST_CASE(
+    "generalized_advantage_estimation: a NaN reaches all earlier tokens of its episode, and is "
+    "counted") {
   std::vector<double> reward(20, 1), value(20, 0), a(20);
   const rlhf::shape s{1, 20};
   reward[15] = not_a_number;
   const auto run = [&](const config& c, rlhf::mask_view<> ended = {}) {
     return generalized_advantage_estimation<double>(
-        {.reward = {reward, s}, .value = {value, s}, .terminated = ended}, {.advantage = {a, s}}, c);
+        {.reward = {reward, s}, .value = {value, s}, .terminated = ended}, {.advantage = {a, s}},
+        c);
   };
   auto r = run({.lambda = 1});
   for (std::size_t t = 0; t < 20; ++t) CHECK(std::isnan(a[t]) == (t <= 15));
@@ -631,7 +663,8 @@ TEST_CASE("generalized_advantage_estimation: results of micro-batches add up") {
   std::vector<double> a(80);
   const auto part = [&](index from, index n) {
     return generalized_advantage_estimation<double>(
-        {.reward = {reward.data() + from * 10, {n, index{10}}}, .value = {value.data() + from * 10, {n, index{10}}}},
+        {.reward = {reward.data() + from * 10, {n, index{10}}},
+         .value = {value.data() + from * 10, {n, index{10}}}},
         {.advantage = {a.data() + from * 10, {n, index{10}}}});
   };
   const auto all = part(0, 8), sum = part(0, 3) + part(3, 5);
@@ -650,8 +683,9 @@ TEST_CASE("generalized_advantage_estimation: a broken contract says its name and
   const rlhf::shape s{2, 3};
   using batch = rlhf::generalized_advantage_estimation_batch<float>;
   const auto says = [&](const char* what, const batch& b, const config& c = {}) {
-    const std::string message =
-        message_of([&] { generalized_advantage_estimation<float>(b, {.advantage = {a, s}}, c); });
+    const std::string message = message_of([&] {
+      generalized_advantage_estimation<float>(b, {.advantage = {a, s}}, c);
+    });
     INFO("expected ", what, ", received ", message);
     CHECK(message.find("generalized_advantage_estimation") != std::string::npos);
     CHECK(message.find(what) != std::string::npos);
@@ -666,23 +700,34 @@ TEST_CASE("generalized_advantage_estimation: a broken contract says its name and
   says("value", {.reward = {reward, s}});
   says("value", {.reward = {reward, s}, .value = {value, {3, 2}}});
   says("bootstrap_value", {.reward = {reward, s}, .value = {value, s}, .bootstrap_value = small});
-  says("bootstrap_value", {.reward = {reward, s}, .value = {value, s}, .next_value = {next, s}, .bootstrap_value = bootstrap});
+  says("bootstrap_value", {.reward = {reward, s},
+                           .value = {value, s},
+                           .next_value = {next, s},
+                           .bootstrap_value = bootstrap});
   says("terminated", {.reward = {reward, s}, .value = {value, s}, .terminated = {weights, s}});
   says("truncated", {.reward = {reward, s}, .value = {value, s}, .truncated = {cut, {3, 2}}});
   says("next_value", {.reward = {reward, s}, .value = {value, s}, .truncated = {cut, s}});
-  says("next_value", {.reward = {reward, s}, .value = {value, s}, .bootstrap_value = bootstrap, .truncated = {cut, s}});
+  says("next_value", {.reward = {reward, s},
+                      .value = {value, s},
+                      .bootstrap_value = bootstrap,
+                      .truncated = {cut, s}});
   says("next_value", {.reward = {reward, s}, .value = {value, s}, .truncated = {last, s}});
   says("advantage", {.reward = {a, s}, .value = {value, s}});
   says("mask", {.reward = {reward, s}, .value = {value, s}, .mask = {cut, {3, 2}}});
   // but a row's last valid token may be cut with a bootstrap value, and a terminated one anywhere
   const std::vector<std::uint8_t> mask{1, 1, 0, 1, 1, 1};
   CHECK(message_of([&] {
-          generalized_advantage_estimation<float>(
-              {.reward = {reward, s}, .value = {value, s}, .bootstrap_value = bootstrap, .truncated = {cut, s}, .mask = {mask, s}},
-              {.advantage = {a, s}});
-          generalized_advantage_estimation<float>(
-              {.reward = {reward, s}, .value = {value, s}, .terminated = {cut, s}, .truncated = {cut, s}},
-              {.advantage = {a, s}});
+          generalized_advantage_estimation<float>({.reward = {reward, s},
+                                                   .value = {value, s},
+                                                   .bootstrap_value = bootstrap,
+                                                   .truncated = {cut, s},
+                                                   .mask = {mask, s}},
+                                                  {.advantage = {a, s}});
+          generalized_advantage_estimation<float>({.reward = {reward, s},
+                                                   .value = {value, s},
+                                                   .terminated = {cut, s},
+                                                   .truncated = {cut, s}},
+                                                  {.advantage = {a, s}});
         }) == "");
 }
 

@@ -71,15 +71,19 @@ TEST_CASE("group_relative_advantage: scales, ddof and the three places of epsilo
   CHECK(run({.group_size = two, .epsilon = 0})[1] == doctest::Approx(2 / std::sqrt(8.0)));
   CHECK(run({.group_size = two, .epsilon = 0, .ddof = 0})[1] == doctest::Approx(1));
   CHECK(run({.group_size = two, .epsilon = 0.5, .ddof = 0})[1] == doctest::Approx(2 / 2.5));
-  CHECK(run({.group_size = two, .epsilon = 0.5, .epsilon_mode = epsilon_mode::inside, .ddof = 0})[1] ==
-        doctest::Approx(2 / std::sqrt(4.5)));
+  CHECK(run({.group_size = two,
+             .epsilon = 0.5,
+             .epsilon_mode = epsilon_mode::inside,
+             .ddof = 0})[1] == doctest::Approx(2 / std::sqrt(4.5)));
   CHECK(run({.group_size = two, .epsilon = 9, .epsilon_mode = epsilon_mode::floor, .ddof = 0})[1] ==
         doctest::Approx(2.0 / 3));
   CHECK(run({.group_size = two, .epsilon = 1, .epsilon_mode = epsilon_mode::floor, .ddof = 0})[1] ==
         doctest::Approx(1));
   // batch: all six: mean 2, squares 4 + 4 + 1 + 1 + 1 + 9 = 20
-  const auto batch = advantages(reward, {.group_size = two, .scale = group_scale::batch_std, .epsilon = 0});
-  for (const std::size_t i : {1u, 5u}) CHECK(batch.advantage[i] == doctest::Approx(2 / std::sqrt(20.0 / 5)));
+  const auto batch =
+      advantages(reward, {.group_size = two, .scale = group_scale::batch_std, .epsilon = 0});
+  for (const std::size_t i : {1u, 5u})
+    CHECK(batch.advantage[i] == doctest::Approx(2 / std::sqrt(20.0 / 5)));
   CHECK(batch.advantage[2] == 0);
   CHECK(batch.deviation[0] == doctest::Approx(2));
 }
@@ -90,37 +94,51 @@ TEST_CASE("group_relative_advantage: leave_one_out compares with the others alon
     const index n = 2 + random.below(7);
     numbers reward;
     for (index k = 0; k < n; ++k) reward.push_back(random.uniform(-2, 2));
-    const auto a = advantages(reward, {.group_size = group_size{n}, .statistics = group_statistics::leave_one_out});
+    const auto a = advantages(
+        reward, {.group_size = group_size{n}, .statistics = group_statistics::leave_one_out});
     for (std::size_t i = 0; i < reward.size(); ++i) {
       double mean = 0, m2 = 0;
-      for (std::size_t j = 0; j < reward.size(); ++j) mean += j == i ? 0 : reward[j] / static_cast<double>(n - 1);
-      for (std::size_t j = 0; j < reward.size(); ++j) m2 += j == i ? 0 : (reward[j] - mean) * (reward[j] - mean);
+      for (std::size_t j = 0; j < reward.size(); ++j)
+        mean += j == i ? 0 : reward[j] / static_cast<double>(n - 1);
+      for (std::size_t j = 0; j < reward.size(); ++j)
+        m2 += j == i ? 0 : (reward[j] - mean) * (reward[j] - mean);
       const double s = n > 2 ? std::sqrt(m2 / static_cast<double>(n - 2)) : 0;
       CHECK(a.baseline[i] == doctest::Approx(mean));
       CHECK(a.deviation[i] == doctest::Approx(s).epsilon(1e-9));
-      CHECK(a.advantage[i] == doctest::Approx((reward[i] - mean) / (n > 2 ? s + 1e-6 : 1)).epsilon(1e-9));
+      CHECK(a.advantage[i] ==
+            doctest::Approx((reward[i] - mean) / (n > 2 ? s + 1e-6 : 1)).epsilon(1e-9));
     }
   }
   // where the others agree there is no scale: 0.9 and not a million; nor where one other is left
-  const auto agree = advantages({0.1, 0.1, 1.0, 0.1}, {.group_size = group_size{4}, .statistics = group_statistics::leave_one_out});
+  const auto agree =
+      advantages({0.1, 0.1, 1.0, 0.1},
+                 {.group_size = group_size{4}, .statistics = group_statistics::leave_one_out});
   CHECK(agree.advantage[2] == doctest::Approx(0.9));
   CHECK(agree.deviation[2] == 0);
-  const auto highest = advantages({1.0, 0.1, 1.0, 1.0}, {.group_size = group_size{4}, .statistics = group_statistics::leave_one_out});
+  const auto highest =
+      advantages({1.0, 0.1, 1.0, 1.0},
+                 {.group_size = group_size{4}, .statistics = group_statistics::leave_one_out});
   CHECK(highest.advantage[1] == doctest::Approx(-0.9));
 }
 
-TEST_CASE_TEMPLATE("group_relative_advantage: equal rewards get exactly 0, whatever they are", T, float, double) {
+TEST_CASE_TEMPLATE("group_relative_advantage: equal rewards get exactly 0, whatever they are", T,
+                   float, double) {
   random_numbers random(2);
   for (int round = 0; round < 300; ++round) {
     const index n = 2 + random.below(60);
-    const T c = round == 0 ? T(0.7) : round == 1 ? T(70.7) : static_cast<T>(random.uniform(-1000, 1000));
+    const T c = round == 0   ? T(0.7)
+                : round == 1 ? T(70.7)
+                             : static_cast<T>(random.uniform(-1000, 1000));
     const std::vector<T> reward(static_cast<std::size_t>(n), c);
-    for (const group_scale scale : {group_scale::group_std, group_scale::none, group_scale::batch_std})
+    for (const group_scale scale :
+         {group_scale::group_std, group_scale::none, group_scale::batch_std})
       for (const auto statistics : {group_statistics::all, group_statistics::leave_one_out}) {
         std::vector<T> a(reward.size(), T(7));
-        const auto r = group_relative_advantage<T>(
-            {.reward = reward}, {.advantage = a},
-            {.group_size = group_size{n}, .scale = scale, .statistics = statistics, .epsilon = 1e-9});
+        const auto r = group_relative_advantage<T>({.reward = reward}, {.advantage = a},
+                                                   {.group_size = group_size{n},
+                                                    .scale = scale,
+                                                    .statistics = statistics,
+                                                    .epsilon = 1e-9});
         CHECK(std::all_of(a.begin(), a.end(), [](T x) { return x == 0 && !std::signbit(x); }));
         CHECK(r.degenerate_groups == 1);
         CHECK(r.all_high_groups == 1);
@@ -137,9 +155,12 @@ TEST_CASE("group_relative_advantage: a group of one gets 0, or its reward by nam
   CHECK(advantages(reward, {}, id).r.single_groups == 1);
   CHECK(advantages(reward, {}, id).r.degenerate_groups == 1);
   CHECK(advantages(reward, {.single = single_group::raw}, id).advantage[0] == 5);
-  CHECK(advantages(reward, {.scale = group_scale::none, .single = single_group::raw}, id).baseline[0] == 0);
+  CHECK(advantages(reward, {.scale = group_scale::none, .single = single_group::raw}, id)
+            .baseline[0] == 0);
   CHECK(advantages(reward, {.statistics = group_statistics::leave_one_out}, id).advantage[0] == 0);
-  CHECK(advantages(reward, {.statistics = group_statistics::leave_one_out, .single = single_group::raw}, id).advantage[0] == 5);
+  CHECK(advantages(reward,
+                   {.statistics = group_statistics::leave_one_out, .single = single_group::raw}, id)
+            .advantage[0] == 5);
 }
 
 TEST_CASE("group_relative_advantage: a NaN is unscorable and changes nothing else") {
@@ -183,9 +204,12 @@ TEST_CASE("group_relative_advantage: shifts change nothing, scales scale, sums v
   }
   const group_size eight{8};
   for (const auto scale : {group_scale::group_std, group_scale::none, group_scale::batch_std}) {
-    const auto a = advantages(reward, {.group_size = eight, .scale = scale, .epsilon = 0}).advantage;
-    const auto b = advantages(shifted, {.group_size = eight, .scale = scale, .epsilon = 0}).advantage;
-    const auto c = advantages(scaled, {.group_size = eight, .scale = scale, .epsilon = 0}).advantage;
+    const auto a =
+        advantages(reward, {.group_size = eight, .scale = scale, .epsilon = 0}).advantage;
+    const auto b =
+        advantages(shifted, {.group_size = eight, .scale = scale, .epsilon = 0}).advantage;
+    const auto c =
+        advantages(scaled, {.group_size = eight, .scale = scale, .epsilon = 0}).advantage;
     for (std::size_t i = 0; i < a.size(); ++i) {
       CHECK(b[i] == doctest::Approx(a[i]).epsilon(1e-12));
       if (scale == group_scale::none) CHECK(c[i] == a[i] * 0.25);
@@ -208,22 +232,27 @@ TEST_CASE("group_relative_advantage: differences of 1 beside a reward of a milli
   CHECK(r.reward.variance() == doctest::Approx(5.0 / 3));
 }
 
-TEST_CASE("group_relative_advantage: permuted rows are permuted results; sizes, ids, threads agree to the bit") {
+TEST_CASE(
+    "group_relative_advantage: permuted rows are permuted results; sizes, ids, threads agree to "
+    "the bit") {
   random_numbers random(4);
   const std::size_t n = 960;
   numbers reward(n), a(n), b(n), c(n);
   std::vector<int> id(n);
   for (std::size_t i = 0; i < n; ++i) reward[i] = random.uniform(), id[i] = static_cast<int>(i / 6);
-  const auto r = group_relative_advantage<double>({.reward = reward}, {.advantage = a}, {.group_size = group_size{6}});
-  const auto s = group_relative_advantage<double>({.reward = reward, .group_id = id}, {.advantage = b}, {});
+  const auto r = group_relative_advantage<double>({.reward = reward}, {.advantage = a},
+                                                  {.group_size = group_size{6}});
+  const auto s =
+      group_relative_advantage<double>({.reward = reward, .group_id = id}, {.advantage = b}, {});
   const thread_pool pool{3};
-  const auto t = group_relative_advantage<double>({.reward = reward, .group_id = id}, {.advantage = c}, {},
-                                                  rlhf::parallel{pool});
+  const auto t = group_relative_advantage<double>({.reward = reward, .group_id = id},
+                                                  {.advantage = c}, {}, rlhf::parallel{pool});
   CHECK(a == b);
   CHECK(a == c);
   CHECK(std::memcmp(&r, &s, sizeof r) == 0);
   CHECK(std::memcmp(&r, &t, sizeof r) == 0);
-  // whole groups move, and the samples of different groups mix, with their order within a group kept
+  // whole groups move, and the samples of different groups mix, with their order within a group
+  // kept
   std::vector<std::size_t> to(n);
   for (std::size_t i = 0; i < n; ++i) to[i] = i % 6 * 160 + (i / 6 * 7) % 160;
   numbers moved(n);
@@ -235,7 +264,9 @@ TEST_CASE("group_relative_advantage: permuted rows are permuted results; sizes, 
   CHECK(equal);
 }
 
-TEST_CASE("group_relative_advantage: groups that are all worst or all best are counted, over merges too") {
+TEST_CASE(
+    "group_relative_advantage: groups that are all worst or all best are counted, over merges "
+    "too") {
   const numbers first{0, 0, 1, 1, 0, 1}, second{2, 2, 0, 0, 1, 1};
   const auto a = advantages(first, {.group_size = group_size{2}}).r;
   CHECK(a.all_low_groups == 1);
@@ -274,9 +305,10 @@ TEST_CASE("group_relative_advantage: a broken contract says its name and writes 
   const numbers reward(6, 1);
   const std::vector<int> id{0, 0, 1, 1, 2, 2}, short_id{0, 1};
   numbers a(6, 7), small(5, 7);
-  const auto says = [&](const char* what, const rlhf::group_advantage_batch<double>& b, const config& c,
-                        rlhf::output<double> to) {
-    const std::string message = message_of([&] { group_relative_advantage<double>(b, {.advantage = to}, c); });
+  const auto says = [&](const char* what, const rlhf::group_advantage_batch<double>& b,
+                        const config& c, rlhf::output<double> to) {
+    const std::string message =
+        message_of([&] { group_relative_advantage<double>(b, {.advantage = to}, c); });
     INFO("expected ", what, ", received ", message);
     CHECK(message.find("group_relative_advantage") != std::string::npos);
     CHECK(message.find(what) != std::string::npos);

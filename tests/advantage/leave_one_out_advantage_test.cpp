@@ -35,14 +35,18 @@ TEST_CASE("leave_one_out_advantage: values by hand") {
   CHECK(r.advantage.mean == doctest::Approx(0).epsilon(1e-12));
 }
 
-TEST_CASE("leave_one_out_advantage: n / (n - 1) of the unscaled group relative advantage, and sums to 0") {
+TEST_CASE(
+    "leave_one_out_advantage: n / (n - 1) of the unscaled group relative advantage, and sums to "
+    "0") {
   random_numbers random(1);
   for (const index n : {2, 3, 8, 17}) {
     numbers reward, a(static_cast<std::size_t>(2 * n)), g(a.size());
     for (index k = 0; k < 2 * n; ++k) reward.push_back(random.uniform(-3, 3));
-    leave_one_out_advantage<double>({.reward = reward}, {.advantage = a}, {.group_size = group_size{n}});
-    rlhf::group_relative_advantage<double>({.reward = reward}, {.advantage = g},
-                                           {.group_size = group_size{n}, .scale = rlhf::group_scale::none});
+    leave_one_out_advantage<double>({.reward = reward}, {.advantage = a},
+                                    {.group_size = group_size{n}});
+    rlhf::group_relative_advantage<double>(
+        {.reward = reward}, {.advantage = g},
+        {.group_size = group_size{n}, .scale = rlhf::group_scale::none});
     double sum = 0;
     for (std::size_t i = 0; i < a.size(); ++i) {
       const double others = static_cast<double>(n) / static_cast<double>(n - 1);
@@ -53,7 +57,9 @@ TEST_CASE("leave_one_out_advantage: n / (n - 1) of the unscaled group relative a
   }
 }
 
-TEST_CASE("leave_one_out_advantage: rewards times 2^k scale it, to the bit; a shift of integers changes nothing") {
+TEST_CASE(
+    "leave_one_out_advantage: rewards times 2^k scale it, to the bit; a shift of integers changes "
+    "nothing") {
   random_numbers random(2);
   numbers reward, scaled, shifted, a(32), b(32);
   for (int k = 0; k < 32; ++k) {
@@ -81,8 +87,8 @@ TEST_CASE("leave_one_out_advantage: equal rewards, groups of one, NaN") {
   CHECK(r.degenerate_groups == 2);
   CHECK(r.single_groups == 1);
   CHECK(r.unscorable == 1);
-  leave_one_out_advantage<double>({.reward = reward, .group_id = id}, {.advantage = a, .baseline = b},
-                                  {.single = single_group::raw});
+  leave_one_out_advantage<double>({.reward = reward, .group_id = id},
+                                  {.advantage = a, .baseline = b}, {.single = single_group::raw});
   CHECK(a[3] == 5);
   CHECK(b[3] == 0);
 }
@@ -101,13 +107,16 @@ TEST_CASE("leave_one_out_advantage: a broken contract says its name and writes n
   says("reward", [&] { leave_one_out_advantage<double>({.group_id = id}, {.advantage = a}); });
   says("group_id", [&] { leave_one_out_advantage<double>({.reward = reward}, {.advantage = a}); });
   says("group_size", [&] {
-    leave_one_out_advantage<double>({.reward = reward}, {.advantage = a}, {.group_size = group_size{5}});
+    leave_one_out_advantage<double>({.reward = reward}, {.advantage = a},
+                                    {.group_size = group_size{5}});
   });
   says("deviation", [&] {
-    leave_one_out_advantage<double>({.reward = reward, .group_id = id}, {.advantage = a, .deviation = d});
+    leave_one_out_advantage<double>({.reward = reward, .group_id = id},
+                                    {.advantage = a, .deviation = d});
   });
   says("overlaps", [&] {
-    leave_one_out_advantage<double>({.reward = reward, .group_id = id}, {.advantage = a, .baseline = a});
+    leave_one_out_advantage<double>({.reward = reward, .group_id = id},
+                                    {.advantage = a, .baseline = a});
   });
 }
 

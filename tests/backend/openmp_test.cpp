@@ -13,7 +13,8 @@ TEST_CASE("openmp_pool: the bits of one thread, whatever their number") {
 
 TEST_CASE("openmp_pool: each index is visited once") {
   std::vector<int> visits(1000);
-  rlhf::openmp_pool{5}.parallel_for(1000, [&](rlhf::index i) { ++visits[static_cast<std::size_t>(i)]; });
+  rlhf::openmp_pool{5}.parallel_for(1000,
+                                    [&](rlhf::index i) { ++visits[static_cast<std::size_t>(i)]; });
   CHECK(visits == std::vector<int>(1000, 1));
   rlhf::openmp_pool{5}.parallel_for(0, [&](rlhf::index) { FAIL("nothing to visit"); });
 }

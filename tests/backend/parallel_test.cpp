@@ -3,8 +3,6 @@
 
 namespace {
 
-
-
 static_assert(rlhf::thread_pool<rlhf_test::thread_pool>);
 
 /// One thread that claims to be many and works backwards: order must not matter.
@@ -36,7 +34,9 @@ TEST_CASE("parallel: with a workspace of the bytes that were asked for it has th
   const std::vector<float> advantage(static_cast<std::size_t>(rows[1].rows()), 1.0f);
   const auto call = [&](const auto& exec) {
     return rlhf::clipped_surrogate_loss<float>(
-        {.log_prob = x, .old_log_prob = x, .advantage = rlhf::per_sequence(advantage),
+        {.log_prob = x,
+         .old_log_prob = x,
+         .advantage = rlhf::per_sequence(advantage),
          .layout = rlhf::packed(rows[1].offsets)},
         {}, {.over = rlhf::aggregation::token_mean(rlhf::local)}, exec);
   };

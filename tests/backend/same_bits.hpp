@@ -61,12 +61,17 @@ bytes_written run_all(const row_lengths& rows, const Exec& exec) {
   using rlhf::aggregation;
 
   const auto clipped = rlhf::clipped_surrogate_loss<T>(
-      {.log_prob = log_prob, .old_log_prob = old, .advantage = rlhf::per_sequence(advantage),
+      {.log_prob = log_prob,
+       .old_log_prob = old,
+       .advantage = rlhf::per_sequence(advantage),
        .layout = layout},
       {.d_log_prob = a}, {.over = aggregation::token_mean(rlhf::local)}, exec);
   const auto weighted = rlhf::sequence_clipped_surrogate_loss<T>(
-      {.log_prob = log_prob, .old_log_prob = old, .advantage = rlhf::per_sequence(advantage),
-       .mask = weight, .layout = layout},
+      {.log_prob = log_prob,
+       .old_log_prob = old,
+       .advantage = rlhf::per_sequence(advantage),
+       .mask = weight,
+       .layout = layout},
       {.d_log_prob = b}, {.over = aggregation::sequence_mean_token_mean(rlhf::local)}, exec);
   const auto estimated = rlhf::generalized_advantage_estimation<T>(
       {.reward = reward, .value = value, .layout = layout}, {.advantage = c, .returns = d}, {},
@@ -93,9 +98,9 @@ bytes_written run_logits(const Exec& exec) {
   std::vector<std::int32_t> label;
   for (index k = 0; k < n; ++k) label.push_back(static_cast<std::int32_t>(k * 53 % classes));
   std::vector<float> log_prob(static_cast<std::size_t>(n)), entropy(static_cast<std::size_t>(n));
-  const auto r = rlhf::token_log_prob<float>(
-      {.logits = {logits, rlhf::shape(n, classes)}, .label = label},
-      {.log_prob = log_prob, .entropy = entropy}, {}, exec);
+  const auto r =
+      rlhf::token_log_prob<float>({.logits = {logits, rlhf::shape(n, classes)}, .label = label},
+                                  {.log_prob = log_prob, .entropy = entropy}, {}, exec);
   bytes_written all;
   append(all, &r, 1);
   append(all, log_prob), append(all, entropy);

@@ -5,9 +5,7 @@
 
 static_assert(rlhf::thread_pool<rlhf::tbb_pool>);
 
-TEST_CASE("tbb_pool: the bits of one thread") {
-  rlhf_test::check_same_bits(rlhf::tbb_pool{});
-}
+TEST_CASE("tbb_pool: the bits of one thread") { rlhf_test::check_same_bits(rlhf::tbb_pool{}); }
 
 TEST_CASE("tbb_pool: an arena's size is the concurrency of the calls made in it") {
   tbb::task_arena arena(2);

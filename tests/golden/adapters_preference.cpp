@@ -4,6 +4,7 @@
 #include "rlhf/policy/reinforce.hpp"
 #include "rlhf/preference/dpo.hpp"
 #include "rlhf/value/clipped_value_loss.hpp"
+#include "tests/golden/linear_head.hpp"
 #include "tests/golden/peers.hpp"
 
 namespace golden {
@@ -346,30 +347,12 @@ void nemo_dpo(const request& c, place<T>& on, answer& out) {
   out.log("num_valid_samples", r.pairs);
 }
 
-/// A linear head in front, and its gradient behind: plain products of matrices.
-struct head {
-  array input, weight;  // [rows, time, width], [classes, width]
-  std::optional<array> bias;
-
-  array logits() const {
-    const index tokens = input.shape[0] * input.shape[1], width = weight.columns();
-    array z = array::filled({input.shape[0], input.shape[1], weight.rows()}, 0);
-    for (index t = 0; t < tokens; ++t)
-      for (index v = 0; v < weight.rows(); ++v) {
-        double x = bias ? (*bias)[v] : 0;
-        for (index k = 0; k < width; ++k) x += input[t * width + k] * weight(v, k);
-        z[t * weight.rows() + v] = x;
-      }
-    return z;
-  }
-};
-
 template <class T>
 void liger_dpo(const request& c, place<T>& on, answer& out) {
   const auto bias = [&](const char* name) {
     return c.has(name) ? std::optional<array>(c.input(name)) : std::nullopt;
   };
-  const head policy{c.input("_input"), c.input("lin_weight"), bias("bias")};
+  const linear_head policy{c.input("_input"), c.input("lin_weight"), bias("bias")};
   const array& label = c.input("target");
   const double beta = c.number("beta", 0.1), smoothing = c.number("label_smoothing", 0);
   const bool average = c.flag("average_log_prob", false);
@@ -389,9 +372,10 @@ void liger_dpo(const request& c, place<T>& on, answer& out) {
   const array log_prob = log_prob_of(logits);
   const bool with_ref = c.has("ref_input");
   const array ref =
-      with_ref ? log_prob_of(
-                     head{c.input("ref_input"), c.input("ref_weight"), bias("ref_bias")}.logits())
-               : zeros_like(log_prob);
+      with_ref
+          ? log_prob_of(
+                linear_head{c.input("ref_input"), c.input("ref_weight"), bias("ref_bias")}.logits())
+          : zeros_like(log_prob);
   const array mask = map([](double x) { return x == -100 ? 0.0 : 1.0; }, label);
   const auto r =
       dpo_tokens(on, log_prob, ref, mask,
@@ -420,18 +404,7 @@ void liger_dpo(const request& c, place<T>& on, answer& out) {
       {.d_logits = to.view});
   const array d_logits = to.read();
 
-  array d_weight = zeros_like(policy.weight), d_input = zeros_like(policy.input);
-  const index classes = policy.weight.rows(), width = policy.weight.columns();
-  array d_bias = array::filled({classes}, 0);
-  for (index t = 0; t < d_logits.size() / classes; ++t)
-    for (index v = 0; v < classes; ++v) {
-      const double d = d_logits[t * classes + v];
-      d_bias[v] += d;
-      for (index k = 0; k < width; ++k) {
-        d_weight(v, k) += d * policy.input[t * width + k];
-        d_input[t * width + k] += d * policy.weight(v, k);
-      }
-    }
+  const auto slopes = policy.slopes(d_logits);
   const array n = row_sums(mask);
   const auto of_answers = [&](const array& x) {
     return average ? map([](double s, double m) { return m > 0 ? s / m : 0; }, row_sums(x), n)
@@ -447,9 +420,9 @@ void liger_dpo(const request& c, place<T>& on, answer& out) {
   out.put("nll_loss", nll);
   out.put("aux0", chosen(reward));
   out.put("aux1", rejected(reward));
-  out.grad("lin_weight", d_weight);
-  out.grad("_input", d_input);
-  out.grad("bias", d_bias);
+  out.grad("lin_weight", slopes.weight);
+  out.grad("_input", slopes.input);
+  out.grad("bias", slopes.bias);
 }
 
 constexpr adapter adapters[] = {

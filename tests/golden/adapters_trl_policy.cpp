@@ -1,6 +1,8 @@
 #include "rlhf/backend/host.hpp"
+#include "rlhf/distribution/policy_from_logits.hpp"
 #include "rlhf/policy/clipped_surrogate.hpp"
 #include "rlhf/policy/sequence_clipped_surrogate.hpp"
+#include "tests/golden/linear_head.hpp"
 #include "tests/golden/peers.hpp"
 
 namespace golden {
@@ -94,6 +96,7 @@ bool is_sequence_level(const std::string& level) {
   return level != "token";
 }
 
+/// Ratios of sequences have their clip figures per row, those of GSPO-token per token.
 template <class T>
 void trl_grpo(const request& c, place<T>& on, answer& out) {
   const auto type = c.text("loss_type", "grpo");
@@ -134,12 +137,6 @@ void trl_grpo(const request& c, place<T>& on, answer& out) {
   out.log("entropy_coef", g.entropy_coefficient);
   out.log("policy_loss", r.loss + g.entropy_coefficient * r.entropy.mean());
   log_clipping(g, on, r, level == "sequence", out);
-}
-
-/// GSPO-token keeps TRL's token means of its clip figures.
-template <class T>
-void trl_gspo_token(const request& c, place<T>& on, answer& out) {
-  trl_grpo(c, on, out);
 }
 
 /// A sequence without a token has the ratio exp(0 − old) in TRL: one token of log-prob 0 stands for
@@ -232,14 +229,59 @@ void liger_grpo(const request& c, place<T>& on, answer& out) {
   out.log(g.beta != 0 ? "1" : "0", r.clip_fraction.mean());
 }
 
+/// From hidden states: a product of matrices, and one call from the logits to their gradient.
+/// Without a reference the policy is its own, and the KL and its slope are 0.
+template <class T>
+void liger_fused_grpo(const request& c, place<T>& on, answer& out) {
+  const linear_head head{c.input("_input"), c.input("lin_weight"),
+                         c.has("bias") ? std::optional<array>(c.input("bias")) : std::nullopt};
+  const array& mask = c.input("attention_mask");
+  const array& label = c.input("selected_token_ids");
+  const array logits = head.logits();
+  const double beta = c.number("beta", 0.04);
+  const double temperature = c.number("temperature", 1);
+  const bool with_kl = beta != 0 && c.flag("use_ref_model", true);
+  c.ignore({"chunk_size", "use_ref_model", "ref_per_token_logps"});
+  const auto none = rlhf::raw_view<const T, rlhf::host_space>{};
+  const auto log_prob = on.out(mask.shape), d = on.out(logits.shape);
+  rlhf::token_log_prob<T>({.logits = on.in(logits), .label = on.integers(label)},
+                          {.log_prob = log_prob.view}, {.temperature = temperature});
+  const array old = c.input("old_per_token_logps", log_prob.read());
+  const auto r = rlhf::clipped_surrogate_from_logits<T>(
+      {.logits = on.in(logits),
+       .label = on.integers(label),
+       .old_log_prob = on.in(old),
+       .ref_log_prob = with_kl ? on.in(c.input("ref_per_token_logps")) : none,
+       .advantage = on.in(c.input("advantages")),
+       .mask = on.mask(mask)},
+      {.d_logits = d.view},
+      {.clip_low = c.number("epsilon_low", 0.2),
+       .clip_high = c.number("epsilon_high", 0.2),
+       .over = trl_aggregation(
+           c.text("loss_type", "dapo"), mask,
+           c.number("max_completion_length", static_cast<double>(mask.columns())), {}),
+       .kl = {.coefficient = with_kl ? beta : 0, .weighting = rlhf::kl_weighting::plain},
+       .temperature = temperature});
+  const auto slopes = head.slopes(d.read());
+  out.exponent(largest(log_prob.read() - old) + largest(logits) / temperature);
+  if (with_kl) out.exponent(largest(log_prob.read() - c.input("ref_per_token_logps")));
+  out.put("loss", r.loss);
+  out.grad("_input", slopes.input);
+  out.grad("lin_weight", slopes.weight);
+  out.grad("bias", slopes.bias);
+  if (beta != 0) out.log("0", r.kl.mean());
+  out.log(beta != 0 ? "1" : "0", r.clip_fraction.mean());
+}
+
 constexpr adapter adapters[] = {
     GOLDEN_ADAPTER("trl.grpo_loss_grpo", trl_grpo),
     GOLDEN_ADAPTER("trl.grpo_loss_bnpo", trl_grpo),
     GOLDEN_ADAPTER("trl.grpo_loss_dapo", trl_grpo),
     GOLDEN_ADAPTER("trl.grpo_loss_dr_grpo", trl_grpo),
-    GOLDEN_ADAPTER("trl.gspo_token_loss", trl_gspo_token),
+    GOLDEN_ADAPTER("trl.gspo_token_loss", trl_grpo),
     GOLDEN_ADAPTER("trl.rloo_loss", trl_rloo_loss),
     GOLDEN_ADAPTER("liger.grpo_loss_fn", liger_grpo),
+    GOLDEN_ADAPTER("liger.fused_linear_grpo", liger_fused_grpo),
 };
 
 }  // namespace

@@ -14,7 +14,8 @@ namespace {
 
 using rlhf::group_size;
 
-/// Writes to each sample the first row of its group and its place in it; adds up groups and samples.
+/// Writes to each sample the first row of its group and its place in it; adds up groups and
+/// samples.
 struct census {
   index* first;
   index* place;
@@ -37,7 +38,8 @@ void check_ids(const std::vector<I>& id, const Exec& exec) {
   for (std::size_t i = 0; i < id.size(); ++i) wanted[id[i]].push_back(static_cast<index>(i));
   std::vector<index> first(id.size(), -1), place(id.size(), -1);
   double figures[2] = {7, 7};
-  const auto groups = rlhf::bind_groups<rlhf::host_space>("test", static_cast<index>(id.size()), {}, id);
+  const auto groups =
+      rlhf::bind_groups<rlhf::host_space>("test", static_cast<index>(id.size()), {}, id);
   exec.begin("test").group_reduce(groups, census{first.data(), place.data()}, figures);
   CHECK(figures[0] == static_cast<double>(wanted.size()));
   CHECK(figures[1] == static_cast<double>(id.size()));
@@ -49,7 +51,9 @@ void check_ids(const std::vector<I>& id, const Exec& exec) {
   CHECK(right);
 }
 
-TEST_CASE("group_reduce: ids in any order, of any value, put samples together in the order of their rows") {
+TEST_CASE(
+    "group_reduce: ids in any order, of any value, put samples together in the order of their "
+    "rows") {
   const thread_pool pool{3};
   const auto check = [&](const auto& id) {
     check_ids(id, rlhf::serial{});
@@ -59,8 +63,8 @@ TEST_CASE("group_reduce: ids in any order, of any value, put samples together in
   check(std::vector<std::int32_t>{5});
   check(std::vector<std::int32_t>{1, 1, 2, 2, 2, 9});
   check(std::vector<std::int32_t>{9, 9, 3, -1, -1});
-  check(std::vector<std::int32_t>{3, 3, 9, 9, 1});            // runs, no id comes back
-  check(std::vector<std::int32_t>{3, 1, 3, 1, 2, 3});         // some do
+  check(std::vector<std::int32_t>{3, 3, 9, 9, 1});     // runs, no id comes back
+  check(std::vector<std::int32_t>{3, 1, 3, 1, 2, 3});  // some do
   check(std::vector<std::int64_t>{INT64_MAX, INT64_MIN, INT64_MAX, 0, INT64_MIN});
   random_numbers random(1);
   for (int round = 0; round < 40; ++round) {
@@ -68,7 +72,8 @@ TEST_CASE("group_reduce: ids in any order, of any value, put samples together in
     const index n = random.below(700), names = 1 + random.below(90);
     while (static_cast<index>(id.size()) < n) {
       const std::int64_t name = static_cast<std::int64_t>(random.below(names)) * 1000003 - 50000;
-      for (index k = random.below(4); k >= 0 && static_cast<index>(id.size()) < n; --k) id.push_back(name);
+      for (index k = random.below(4); k >= 0 && static_cast<index>(id.size()) < n; --k)
+        id.push_back(name);
     }
     check(id);
   }

@@ -128,18 +128,22 @@ TEST_CASE_TEMPLATE("reverse_scan: a decay of 0 stops everything, NaN as well", T
   arguments.out[0] = padded_output(x, n);
   double figures[rlhf::scan_figures<varying<T>>::size];
   rlhf::serial{}.begin("test").reverse_scan(varying<T>{}, arguments, figures);
-  for (index j = 0; j < n; ++j) CHECK(std::isnan(x[static_cast<std::size_t>(j)]) == (j > 20 && j <= 30));
+  for (index j = 0; j < n; ++j)
+    CHECK(std::isnan(x[static_cast<std::size_t>(j)]) == (j > 20 && j <= 30));
   CHECK(x[20] == T(1));
   CHECK(figures[1] == 1);
 }
 
-TEST_CASE("reverse_scan: moments do not depend on who works, and see a deviation of 1 beside a mean of a million") {
+TEST_CASE(
+    "reverse_scan: moments do not depend on who works, and see a deviation of 1 beside a mean of a "
+    "million") {
   random_numbers random(2);
   const index rows = 300, columns = 37;
   auto b = drawn<double>(random, rows * columns, -1, 1);
   for (double& x : b) x += 1e6;
   std::vector<std::int32_t> length;
-  for (index i = 0; i < rows; ++i) length.push_back(static_cast<std::int32_t>(random.below(columns + 1)));
+  for (index i = 0; i < rows; ++i)
+    length.push_back(static_cast<std::int32_t>(random.below(columns + 1)));
   std::vector<double> x(b.size());
   rlhf::scan_arguments<reward_to_go<double>, rlhf::host_space> arguments;
   arguments.domain.rows = rows;
@@ -159,8 +163,10 @@ TEST_CASE("reverse_scan: moments do not depend on who works, and see a deviation
     for (index i = 0; i < rows; ++i)
       for (index j = 0; j < length[static_cast<std::size_t>(i)]; ++j) {
         const double v = b[static_cast<std::size_t>(i * columns + j)] - 1e6;
-        if (pass == 0) n += 1, mean += v;
-        else m2 += (v - mean) * (v - mean);
+        if (pass == 0)
+          n += 1, mean += v;
+        else
+          m2 += (v - mean) * (v - mean);
       }
     if (pass == 0) mean /= n;
   }
@@ -169,7 +175,8 @@ TEST_CASE("reverse_scan: moments do not depend on who works, and see a deviation
   CHECK(one[3] == doctest::Approx(m2).epsilon(1e-9));
 }
 
-TEST_CASE("reverse_scan: a workspace of the size that a dry run names is enough, and nothing less") {
+TEST_CASE(
+    "reverse_scan: a workspace of the size that a dry run names is enough, and nothing less") {
   const index n = 100;
   const std::vector<float> b(300, 1.0f), weight(300, 0.5f);
   std::vector<float> x(300);

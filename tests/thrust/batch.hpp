@@ -76,10 +76,17 @@ struct batch_of {
     rlhf::mask_view<typename Place::space> mask;
 
     explicit given(const batch_of& p)
-        : a(p.a, p.shape), b(p.b, p.shape), c(p.c, p.shape), d(p.d, p.shape),
-          row(p.row, rlhf::shape(p.rows)), length(p.length.begin(), p.length.end()),
-          offset(p.offset.begin(), p.offset.end()), flag(p.flag, p.shape), rare(p.rare, p.shape),
-          rarer(p.rarer, p.shape), weight(p.weight, p.shape),
+        : a(p.a, p.shape),
+          b(p.b, p.shape),
+          c(p.c, p.shape),
+          d(p.d, p.shape),
+          row(p.row, rlhf::shape(p.rows)),
+          length(p.length.begin(), p.length.end()),
+          offset(p.offset.begin(), p.offset.end()),
+          flag(p.flag, p.shape),
+          rare(p.rare, p.shape),
+          rarer(p.rarer, p.shape),
+          weight(p.weight, p.shape),
           group(p.group.begin(), p.group.end()) {
       if (p.how == arranged::lengths) layout = rlhf::lengths(length);
       if (p.how == arranged::packed) layout = rlhf::packed(offset);

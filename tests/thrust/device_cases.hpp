@@ -15,7 +15,9 @@ struct zeros_on_device {
   thrust::device_vector<float> zero, advantage, gradient;
 
   zeros_on_device(const rlhf::shape& s, index rows)
-      : shape(s), zero(count(s), 0.0f), advantage(static_cast<std::size_t>(rows), 1.0f),
+      : shape(s),
+        zero(count(s), 0.0f),
+        advantage(static_cast<std::size_t>(rows), 1.0f),
         gradient(count(s), 7.0f) {}
 
   static std::size_t count(const rlhf::shape& s) {
@@ -24,10 +26,13 @@ struct zeros_on_device {
   auto call(const rlhf::sequence_layout<rlhf::device_space>& layout,
             const rlhf::mask_view<rlhf::device_space>& mask = {},
             const rlhf::aggregation& over = rlhf::aggregation::token_mean(rlhf::local)) {
-    return rlhf::clipped_surrogate_loss<float>(
-        {.log_prob = {zero, shape}, .old_log_prob = {zero, shape},
-         .advantage = rlhf::per_sequence(advantage), .mask = mask, .layout = layout},
-        {.d_log_prob = {gradient, shape}}, {.over = over}, place.exec);
+    return rlhf::clipped_surrogate_loss<float>({.log_prob = {zero, shape},
+                                                .old_log_prob = {zero, shape},
+                                                .advantage = rlhf::per_sequence(advantage),
+                                                .mask = mask,
+                                                .layout = layout},
+                                               {.d_log_prob = {gradient, shape}}, {.over = over},
+                                               place.exec);
   }
 };
 
@@ -66,7 +71,8 @@ TEST_CASE("device: offsets that do not fit leave what is around them alone") {
     const auto pending = rlhf::clipped_surrogate_loss<float>(
         {.log_prob = {batch.zero.data(), rlhf::shape(6)},
          .old_log_prob = {batch.zero.data(), rlhf::shape(6)},
-         .advantage = rlhf::per_sequence(batch.advantage), .layout = rlhf::packed(offset)},
+         .advantage = rlhf::per_sequence(batch.advantage),
+         .layout = rlhf::packed(offset)},
         {.d_log_prob = {batch.gradient.data(), rlhf::shape(6)}},
         {.over = rlhf::aggregation::token_mean(rlhf::local)}, batch.place.exec);
     CHECK(refusal_of(pending).substr(0, std::strlen(sentence)) == sentence);
@@ -91,8 +97,9 @@ TEST_CASE("device: a label that is no class reads nothing, and get() says so") {
   const thrust::device_vector<float> logits(6, 0.0f);
   const thrust::device_vector<std::int64_t> label(std::vector<std::int64_t>{1, 3000000000});
   thrust::device_vector<float> log_prob(2, 7.0f);
-  const auto pending = rlhf::token_log_prob<float>({.logits = {logits, rlhf::shape(2, 3)}, .label = label},
-                                                   {.log_prob = log_prob}, {}, place.exec);
+  const auto pending =
+      rlhf::token_log_prob<float>({.logits = {logits, rlhf::shape(2, 3)}, .label = label},
+                                  {.log_prob = log_prob}, {}, place.exec);
   CHECK(refusal_of(pending) ==
         "token_log_prob: label: expected 0 <= label < classes, or ignore_index, received 1");
   const thrust::host_vector<float> to = log_prob;
@@ -106,13 +113,16 @@ TEST_CASE("device: the workspace that is asked for is enough, and one byte less 
   thrust::device_vector<float> gradient(x.a.data.size());
   const auto call = [&](const auto& exec) {
     return rlhf::clipped_surrogate_loss<float>(
-        {.log_prob = {x.a.data, batch.shape}, .old_log_prob = {x.b.data, batch.shape},
-         .advantage = rlhf::per_sequence(x.row.data), .mask = x.mask},
+        {.log_prob = {x.a.data, batch.shape},
+         .old_log_prob = {x.b.data, batch.shape},
+         .advantage = rlhf::per_sequence(x.row.data),
+         .mask = x.mask},
         {.d_log_prob = {gradient, batch.shape}},
         {.over = rlhf::aggregation::sequence_mean_token_mean(rlhf::local)}, exec);
   };
   const std::size_t bytes = rlhf::device_workspace_bytes(call);
-  device_place roomy, exact(bytes), tight(bytes - 257);  // 256 of them are for memory that is not aligned
+  device_place roomy, exact(bytes),
+      tight(bytes - 257);  // 256 of them are for memory that is not aligned
   const double loss = call(roomy.exec).get().loss;
   CHECK(call(exact.exec).get().loss == loss);
   CHECK_THROWS_AS(call(tight.exec), rlhf::contract_violation);
@@ -140,12 +150,15 @@ TEST_CASE("device: tensors are vectors, pointers of Thrust and plain pointers wi
   const thrust::device_vector<float> advantage(2, 1.0f);
   const rlhf::shape shape(2, 3);
   const auto pending = rlhf::clipped_surrogate_loss<float>(
-      {.log_prob = {thrust::raw_pointer_cast(x.data()), shape}, .old_log_prob = {x.data(), shape},
-       .advantage = advantage, .mask = {mask.data(), shape}},
+      {.log_prob = {thrust::raw_pointer_cast(x.data()), shape},
+       .old_log_prob = {x.data(), shape},
+       .advantage = advantage,
+       .mask = {mask.data(), shape}},
       {.d_log_prob = {d, shape}}, {.over = rlhf::aggregation::token_mean(rlhf::local)}, place.exec);
   CHECK(pending.get().loss == doctest::Approx(-1));  // ratio 1, A 1
   static_assert(rlhf::tensor<thrust::device_vector<float>>);
-  static_assert(std::is_same_v<rlhf::tensor_space<thrust::device_vector<float>>, rlhf::device_space>);
+  static_assert(
+      std::is_same_v<rlhf::tensor_space<thrust::device_vector<float>>, rlhf::device_space>);
   static_assert(std::is_same_v<rlhf::tensor_space<thrust::host_vector<float>>, rlhf::host_space>);
 }
 

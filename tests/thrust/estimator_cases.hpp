@@ -22,8 +22,11 @@ TEST_CASE_TEMPLATE("device: advantages of single episodes have the numbers of th
           typename batch_of<T>::template given<Place> x(batch);
           tensor<Place, T> advantage(T(7), batch.shape), returns(T(7), batch.shape);
           const auto r = rlhf::generalized_advantage_estimation<T>(
-              {.reward = x.a.view(), .value = x.b.view(), .bootstrap_value = x.row.view(),
-               .mask = x.mask, .layout = x.layout},
+              {.reward = x.a.view(),
+               .value = x.b.view(),
+               .bootstrap_value = x.row.view(),
+               .mask = x.mask,
+               .layout = x.layout},
               {.advantage = advantage.view(), .returns = rlhf::add_to(returns.view())},
               {.gamma = 0.99, .lambda = 0.95, .holes = holes}, place.exec);
           read_result(Place::get(r), to);
@@ -43,14 +46,17 @@ TEST_CASE_TEMPLATE("device: advantages with ends of episodes, and returns", T, f
         tensor<Place, T> advantage(T(7), batch.shape), returns(T(7), batch.shape);
         tensor<Place, T> discounted(T(7), batch.shape);
         const auto r = rlhf::generalized_advantage_estimation<T>(
-            {.reward = x.a.view(), .value = x.b.view(), .next_value = x.c.view(),
-             .terminated = x.rare.mask(), .truncated = x.rarer.mask(), .mask = x.mask,
+            {.reward = x.a.view(),
+             .value = x.b.view(),
+             .next_value = x.c.view(),
+             .terminated = x.rare.mask(),
+             .truncated = x.rarer.mask(),
+             .mask = x.mask,
              .layout = x.layout},
             {.advantage = advantage.view(), .returns = returns.view()},
             {.gamma = 0.99, .lambda = 0.9, .reward_at_hole = reward_at}, place.exec);
         const auto d = rlhf::discounted_returns<T>(
-            {.reward = x.a.view(), .terminated = x.rare.mask(), .mask = x.mask,
-             .layout = x.layout},
+            {.reward = x.a.view(), .terminated = x.rare.mask(), .mask = x.mask, .layout = x.layout},
             {.returns = discounted.view()}, {.gamma = 0.5}, place.exec);
         read_result(Place::get(r), to);
         read_result(Place::get(d), to);
@@ -72,9 +78,8 @@ TEST_CASE_TEMPLATE("device: moments, whitening and its backward", T, float, doub
           {.value = x.a.view(), .mask = x.mask, .layout = x.layout}, {}, {}, place.exec);
       const auto spread = rlhf::masked_moments<T>(
           {.value = x.a.view(), .mask = x.mask, .layout = x.layout}, {}, {}, place.exec);
-      const auto white = rlhf::whiten<T>(
-          {.value = x.a.view(), .mask = x.mask, .layout = x.layout},
-          {.whitened = whitened.view()}, {}, place.exec);
+      const auto white = rlhf::whiten<T>({.value = x.a.view(), .mask = x.mask, .layout = x.layout},
+                                         {.whitened = whitened.view()}, {}, place.exec);
       const auto back = rlhf::whiten_backward<T>(
           {.value = x.a.view(), .d_whitened = x.b.view(), .mask = x.mask, .layout = x.layout},
           {.d_value = d_value.view()}, {}, place.exec);
@@ -108,9 +113,9 @@ TEST_CASE_TEMPLATE("device: advantages within groups, by size and by id", T, flo
         const auto r = rlhf::group_relative_advantage<T>(
             {.reward = reward.data, .group_id = group}, {.advantage = advantage.data},
             {.group_size = size, .scale = scale}, place.exec);
-        const auto l = rlhf::leave_one_out_advantage<T>(
-            {.reward = reward.data, .group_id = group}, {.advantage = others.data},
-            {.group_size = size}, place.exec);
+        const auto l = rlhf::leave_one_out_advantage<T>({.reward = reward.data, .group_id = group},
+                                                        {.advantage = others.data},
+                                                        {.group_size = size}, place.exec);
         read_result(Place::get(r), to);
         read_result(Place::get(l), to);
         advantage.read(to);

@@ -45,7 +45,8 @@ struct logits_problem {
     b = random.many<T>(n, -2, 2);
     if (n > 4 && v > 3) {
       logits[1] = static_cast<L>(-std::numeric_limits<float>::infinity());
-      logits[static_cast<std::size_t>(2 * v)] = static_cast<L>(std::numeric_limits<float>::quiet_NaN());
+      logits[static_cast<std::size_t>(2 * v)] =
+          static_cast<L>(std::numeric_limits<float>::quiet_NaN());
     }
   }
 
@@ -60,9 +61,14 @@ struct logits_problem {
     rlhf::sequence_layout<typename Place::space> layout;
 
     explicit given(const logits_problem& p)
-        : logits(p.logits, p.shape), label_data(p.label, p.tokens), flag(p.flag, p.tokens),
-          length(p.length.begin(), p.length.end()), offset(p.offset.begin(), p.offset.end()),
-          a(p.a, p.tokens), b(p.b, p.tokens), label(label_data.data, p.tokens) {
+        : logits(p.logits, p.shape),
+          label_data(p.label, p.tokens),
+          flag(p.flag, p.tokens),
+          length(p.length.begin(), p.length.end()),
+          offset(p.offset.begin(), p.offset.end()),
+          a(p.a, p.tokens),
+          b(p.b, p.tokens),
+          label(label_data.data, p.tokens) {
       if (p.packed) layout = rlhf::packed(offset);
       if (!p.packed && !p.loose) layout = rlhf::lengths(length);
     }
@@ -88,26 +94,35 @@ TEST_CASE_TEMPLATE("device: log-probabilities of labels and their gradient", L, 
         tensor<Place, T> log_prob(T(7), problem.tokens), entropy(T(7), problem.tokens);
         tensor<Place, T> total(T(7), problem.tokens), squares(T(7), problem.tokens);
         tensor<Place, L> d_logits(static_cast<L>(T(7)), problem.shape);
-        const auto r = rlhf::token_log_prob<L>(
-            {.logits = x.logits.view(), .label = x.label, .mask = x.flag.mask(),
-             .layout = x.layout},
-            {.log_prob = log_prob.view(), .entropy = entropy.view(), .log_sum_exp = total.view(),
-             .sum_p_squared = squares.view()},
-            {.temperature = 0.7}, place.exec);
+        const auto r = rlhf::token_log_prob<L>({.logits = x.logits.view(),
+                                                .label = x.label,
+                                                .mask = x.flag.mask(),
+                                                .layout = x.layout},
+                                               {.log_prob = log_prob.view(),
+                                                .entropy = entropy.view(),
+                                                .log_sum_exp = total.view(),
+                                                .sum_p_squared = squares.view()},
+                                               {.temperature = 0.7}, place.exec);
         read_result(Place::get(r), to);
         log_prob.read(to);
         entropy.read(to);
         total.read(to);
         squares.read(to);
         // Added to memory of its own, then in place.
-        const auto d = rlhf::token_log_prob_backward<L>(
-            {.logits = x.logits.view(), .label = x.label, .d_log_prob = x.a.view(),
-             .d_entropy = x.b.view(), .mask = x.flag.mask(), .layout = x.layout},
-            {.d_logits = rlhf::add_to(d_logits.view())}, {.temperature = 0.7}, place.exec);
-        const auto e = rlhf::token_log_prob_backward<L>(
-            {.logits = x.logits.view(), .label = x.label, .d_log_prob = x.a.view(),
-             .layout = x.layout},
-            {.d_logits = x.logits.view()}, {}, place.exec);
+        const auto d = rlhf::token_log_prob_backward<L>({.logits = x.logits.view(),
+                                                         .label = x.label,
+                                                         .d_log_prob = x.a.view(),
+                                                         .d_entropy = x.b.view(),
+                                                         .mask = x.flag.mask(),
+                                                         .layout = x.layout},
+                                                        {.d_logits = rlhf::add_to(d_logits.view())},
+                                                        {.temperature = 0.7}, place.exec);
+        const auto e =
+            rlhf::token_log_prob_backward<L>({.logits = x.logits.view(),
+                                              .label = x.label,
+                                              .d_log_prob = x.a.view(),
+                                              .layout = x.layout},
+                                             {.d_logits = x.logits.view()}, {}, place.exec);
         read_result(Place::get(d), to);
         read_result(Place::get(e), to);
         d_logits.read(to);
@@ -128,7 +143,8 @@ TEST_CASE_TEMPLATE("device: losses on logits", L, float, rlhf::bfloat16) {
       const auto c = rlhf::cross_entropy_loss<L>(
           {.logits = x.logits.view(), .label = x.label, .layout = x.layout},
           {.d_logits = d_logits.view(), .token_loss = token_loss.view()},
-          {.label_smoothing = 0.1, .z_loss = 1e-4,
+          {.label_smoothing = 0.1,
+           .z_loss = 1e-4,
            .over = rlhf::aggregation::token_mean(rlhf::local)},
           place.exec);
       read_result(Place::get(c), to);
@@ -136,8 +152,12 @@ TEST_CASE_TEMPLATE("device: losses on logits", L, float, rlhf::bfloat16) {
       token_loss.read(to);
       if (problem.loose) return;
       const auto p = rlhf::clipped_surrogate_from_logits<L>(
-          {.logits = x.logits.view(), .label = x.label, .old_log_prob = x.a.view(),
-           .advantage = x.b.view(), .mask = x.flag.mask(), .layout = x.layout},
+          {.logits = x.logits.view(),
+           .label = x.label,
+           .old_log_prob = x.a.view(),
+           .advantage = x.b.view(),
+           .mask = x.flag.mask(),
+           .layout = x.layout},
           {.d_logits = x.logits.view(), .token_loss = token_loss.view()},
           {.over = rlhf::aggregation::sequence_mean_token_mean(rlhf::local),
            .entropy = {.coefficient = 0.01}},

@@ -19,14 +19,19 @@ TEST_CASE_TEMPLATE("device: preferences, per answer and per token", T, float, do
       typename batch_of<T>::template given<Place> x(batch), y(other);
       tensor<Place, T> d_chosen(T(7), batch.shape), d_rejected(T(7), other.shape);
       tensor<Place, T> pair_loss(T(7), rlhf::shape(batch.rows));
-      const auto tokens = rlhf::dpo_loss<T>(
-          {.chosen_log_prob = x.a.view(), .rejected_log_prob = y.a.view(),
-           .ref_chosen_log_prob = x.b.view(), .ref_rejected_log_prob = y.b.view(),
-           .chosen_mask = x.mask, .rejected_mask = y.mask, .chosen_layout = x.layout,
-           .rejected_layout = y.layout},
-          {.d_chosen_log_prob = d_chosen.view(),
-           .d_rejected_log_prob = rlhf::add_to(d_rejected.view()), .pair_loss = pair_loss.view()},
-          {.over = rlhf::reduction::mean(rlhf::local)}, place.exec);
+      const auto tokens =
+          rlhf::dpo_loss<T>({.chosen_log_prob = x.a.view(),
+                             .rejected_log_prob = y.a.view(),
+                             .ref_chosen_log_prob = x.b.view(),
+                             .ref_rejected_log_prob = y.b.view(),
+                             .chosen_mask = x.mask,
+                             .rejected_mask = y.mask,
+                             .chosen_layout = x.layout,
+                             .rejected_layout = y.layout},
+                            {.d_chosen_log_prob = d_chosen.view(),
+                             .d_rejected_log_prob = rlhf::add_to(d_rejected.view()),
+                             .pair_loss = pair_loss.view()},
+                            {.over = rlhf::reduction::mean(rlhf::local)}, place.exec);
       tensor<Place, T> d_row(T(7), rlhf::shape(batch.rows)), d_other(T(7), rlhf::shape(batch.rows));
       const auto pairs = rlhf::bradley_terry_loss<T>(
           {.chosen_reward = x.row.view(), .rejected_reward = y.row.view()},
@@ -52,7 +57,10 @@ TEST_CASE_TEMPLATE("device: the critic, and the distance to the reference", T, f
       tensor<Place, T> d_value(T(7), batch.shape), d_log_prob(T(7), batch.shape);
       tensor<Place, T> kl(T(7), batch.shape), reward(T(7), batch.shape);
       const auto value = rlhf::clipped_value_loss<T>(
-          {.value = x.a.view(), .old_value = x.b.view(), .returns = x.c.view(), .mask = x.mask,
+          {.value = x.a.view(),
+           .old_value = x.b.view(),
+           .returns = x.c.view(),
+           .mask = x.mask,
            .layout = x.layout},
           {.d_value = d_value.view()}, {.over = rlhf::aggregation::token_mean(rlhf::local)},
           place.exec);
@@ -60,14 +68,16 @@ TEST_CASE_TEMPLATE("device: the critic, and the distance to the reference", T, f
           {.value = x.a.view(), .returns = x.c.view(), .mask = x.mask, .layout = x.layout}, {}, {},
           place.exec);
       const auto estimate = rlhf::kl_estimate<T>(
-          {.log_prob = x.a.view(), .ref_log_prob = x.b.view(), .mask = x.mask,
-           .layout = x.layout},
-          {.d_log_prob = d_log_prob.view()},
-          {.over = rlhf::aggregation::token_mean(rlhf::local)}, place.exec);
-      const auto penalty = rlhf::kl_penalty<T>(
-          {.log_prob = x.a.view(), .ref_log_prob = x.b.view(),
-           .score = rlhf::per_sequence(x.row.view()), .mask = x.mask, .layout = x.layout},
-          {.reward = reward.view(), .kl = kl.view()}, {}, place.exec);
+          {.log_prob = x.a.view(), .ref_log_prob = x.b.view(), .mask = x.mask, .layout = x.layout},
+          {.d_log_prob = d_log_prob.view()}, {.over = rlhf::aggregation::token_mean(rlhf::local)},
+          place.exec);
+      const auto penalty =
+          rlhf::kl_penalty<T>({.log_prob = x.a.view(),
+                               .ref_log_prob = x.b.view(),
+                               .score = rlhf::per_sequence(x.row.view()),
+                               .mask = x.mask,
+                               .layout = x.layout},
+                              {.reward = reward.view(), .kl = kl.view()}, {}, place.exec);
       read_result(Place::get(value), to);
       read_result(Place::get(explained), to);
       read_result(Place::get(estimate), to);

@@ -146,7 +146,8 @@ inline bool same_bits(double a, double b) {
 
 /// Where the traces differ first; empty where they do not. `tolerance` 0 asks for the same bits.
 inline std::string difference(const trace& a, const trace& b, double tolerance) {
-  if (a.size() != b.size()) return "sizes " + std::to_string(a.size()) + ", " + std::to_string(b.size());
+  if (a.size() != b.size())
+    return "sizes " + std::to_string(a.size()) + ", " + std::to_string(b.size());
   for (std::size_t k = 0; k < a.size(); ++k) {
     if (same_bits(a[k], b[k])) continue;
     const double scale = std::fabs(a[k]) > 1 ? std::fabs(a[k]) : 1;

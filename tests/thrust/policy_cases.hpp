@@ -83,27 +83,26 @@ TEST_CASE_TEMPLATE("device: every aggregation and every answer to a NaN", T, flo
                                aggregation::turn_mean(rlhf::local)};
   for (const arranged how : {arranged::flags, arranged::packed})
     for (const aggregation& over : overs)
-      for (const auto nonfinite : {rlhf::nonfinite_policy::propagate,
-                                   rlhf::nonfinite_policy::drop_token,
-                                   rlhf::nonfinite_policy::drop_sequence}) {
+      for (const auto nonfinite :
+           {rlhf::nonfinite_policy::propagate, rlhf::nonfinite_policy::drop_token,
+            rlhf::nonfinite_policy::drop_sequence}) {
         batch_of<T> batch(how, 9, 30, 31);
         batch.poison();
         batch.d[5] = std::numeric_limits<T>::infinity();
         compare<T>([&]<class Place>(Place& place, trace& to) {
           typename batch_of<T>::template given<Place> x(batch);
           tensor<Place, T> d_log_prob(T(7), batch.shape);
-          const bool grouped =
-              over.mode() == rlhf::aggregation_mode::group_mean_token_mean;
+          const bool grouped = over.mode() == rlhf::aggregation_mode::group_mean_token_mean;
           rlhf::index_view<typename Place::space> group;
           if (grouped) group = x.group;
-          const auto r = rlhf::reinforce_loss<T>(
-              {.log_prob = x.a.view(),
-               .advantage = x.d.view(),
-               .group_id = group,
-               .mask = x.mask,
-               .layout = x.layout},
-              {.d_log_prob = d_log_prob.view()},
-              {.over = over, .nonfinite = nonfinite}, place.exec);
+          const auto r =
+              rlhf::reinforce_loss<T>({.log_prob = x.a.view(),
+                                       .advantage = x.d.view(),
+                                       .group_id = group,
+                                       .mask = x.mask,
+                                       .layout = x.layout},
+                                      {.d_log_prob = d_log_prob.view()},
+                                      {.over = over, .nonfinite = nonfinite}, place.exec);
           read_result(Place::get(r), to);
           d_log_prob.read(to);
         });
@@ -125,8 +124,7 @@ TEST_CASE_TEMPLATE("device: ratios of whole sequences", T, float, double) {
              .advantage = rlhf::per_sequence(x.row.view()),
              .mask = x.mask,
              .layout = x.layout},
-            {.d_log_prob = d_log_prob.view(),
-             .sequence_loss = sequence_loss.view()},
+            {.d_log_prob = d_log_prob.view(), .sequence_loss = sequence_loss.view()},
             {.clip_low = 0.2,
              .clip_high = 0.2,
              .form = form,

@@ -13,7 +13,7 @@ struct discounted_returns_batch {
   named_only use_designators = named_only();
   view<const T, Space> reward = {};
   view<const T, Space> next_value = {};       ///< V of the state after a truncated token
-  view<const T, Space> bootstrap_value = {};  ///< [batch], V after the last valid token; left out: 0
+  view<const T, Space> bootstrap_value = {};  ///< [batch], V after the last token; left out: 0
   mask_view<Space> terminated = {};           ///< flags: the episode ends here, nothing follows
   mask_view<Space> truncated = {};            ///< flags: the episode is cut here, its value goes on
   mask_view<Space> mask = {};
@@ -27,7 +27,7 @@ struct discounted_returns_output {
 };
 
 struct discounted_returns_config {
-  double gamma = 1;  ///< discount, in [0, 1]
+  double gamma = 1;                                ///< discount, in [0, 1]
   hole_mode holes = hole_mode::skip;               ///< what a masked token between valid ones is
   hole_reward reward_at_hole = hole_reward::drop;  ///< what becomes of a reward that lies on one
   nonfinite_policy nonfinite = nonfinite_policy::propagate;
@@ -126,13 +126,14 @@ inline discounted_returns_result read_returns(const double* figures) {
 
 /// Discounted reward-to-go of each token, the Monte Carlo return.
 ///
-///     G_t = r_t + gamma·G_{t+1}    0 after a terminated token, gamma·next_value after a truncated one
+///     G_t = r_t + gamma·G_{t+1}    0 after a terminated token, V after a truncated one
 ///
 /// t + 1 is the next valid token of the row; after the last one stands bootstrap_value, or nothing.
 ///
 /// Shapes    reward, next_value, terminated, truncated, mask, returns: [batch, time], padded or
 ///           packed; bootstrap_value: [batch]
-/// Units     reward and values in units of reward; mask: a flag, or a weight of which only > 0 counts
+/// Units     reward and values in units of reward; mask: a flag, or a weight of which only > 0
+///           counts
 /// Requires  one shape; gamma in [0, 1]; terminated and truncated are flags; next_value only with
 ///           truncated; a truncated token has next_value, or is the row's last and has
 ///           bootstrap_value, or is terminated as well; hole_reward::to_previous not with
@@ -140,13 +141,14 @@ inline discounted_returns_result read_returns(const double* figures) {
 /// Throws    contract_violation when a requirement is broken; nothing has been written by then
 /// Gradient  none flows through an estimator: its outputs are constants of the losses
 /// Edges     masked positions are not read (but by hole_mode::count and hole_reward::to_previous)
-///           and get +0; an empty row gives zeros; in every hole mode a row ends with its last valid
-///           token; gamma = 0, or an episode's end, keeps a later NaN from earlier tokens; one in an
-///           episode reaches all its earlier tokens, unless .nonfinite drops it, and is counted
+///           and get +0; an empty row gives zeros; in every hole mode a row ends with its last
+///           valid token; gamma = 0, or an episode's end, keeps a later NaN from earlier tokens;
+///           one in an episode reaches all its earlier tokens, unless .nonfinite drops it, and is
+///           counted
 /// Numerics  float, gamma 0.999, 1 M tokens: error <= 2e-6 of max |G|; the bits of a row depend on
 ///           its valid tokens alone, whatever layout, batch or thread; moments in double
-/// Cost      one pass: 1 read and 1 write per token, holes closed up in L1; hole_reward::to_previous
-///           takes one array more; host: no allocation with a workspace
+/// Cost      one pass: 1 read and 1 write per token, holes closed up in L1;
+///           hole_reward::to_previous takes one array more; host: no allocation with a workspace
 /// Source    Williams 1992, doi:10.1007/BF00992696
 /// Elsewhere rlax discounted_returns, torchrl reward2go, OpenRLHF get_cumulative_returns
 ///           (hole_mode::zero), slime chunked_discounted_returns, verl REINFORCE++ and ReMax
@@ -193,8 +195,7 @@ result_of<Exec, discounted_returns_result> discounted_returns(
     a.out[0] = returns;
     run.reverse_scan(kernel, a, scan_to);
   };
-  if (!batch.terminated && !batch.truncated &&
-      (config.holes == hole_mode::skip || !domain.mask)) {
+  if (!batch.terminated && !batch.truncated && (config.holes == hole_mode::skip || !domain.mask)) {
     using K = detail::return_scan<T>;
     scan(K{config.gamma}, scan_arguments<K, Space>{});
   } else {
@@ -205,7 +206,8 @@ result_of<Exec, discounted_returns_result> discounted_returns(
     a.flag[K::truncated] = truncated;
     scan(K{config.gamma, static_cast<T>(config.gamma), bool(batch.next_value)}, a);
   }
-  detail::count_dropped(run, screened.dropped, scan_to + scan_figures<detail::return_scan<T>>::nonfinite);
+  detail::count_dropped(run, screened.dropped,
+                        scan_to + scan_figures<detail::return_scan<T>>::nonfinite);
   return run.template finish<discounted_returns_result>(figures, &detail::read_returns);
 }
 

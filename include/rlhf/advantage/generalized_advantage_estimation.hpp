@@ -23,9 +23,9 @@ template <scalar T, class Space = host_space>
 struct generalized_advantage_estimation_batch {
   named_only use_designators = named_only();
   view<const T, Space> reward = {};
-  view<const T, Space> value = {};            ///< V of the state each token is sampled in
-  view<const T, Space> next_value = {};       ///< V of the state after it; left out: the next token's
-  view<const T, Space> bootstrap_value = {};  ///< [batch], V after the last valid token; left out: 0
+  view<const T, Space> value = {};       ///< V of the state each token is sampled in
+  view<const T, Space> next_value = {};  ///< V of the state after it; left out: the next token's
+  view<const T, Space> bootstrap_value = {};  ///< [batch], V after the last token; left out: 0
   mask_view<Space> terminated = {};           ///< flags: the episode ends here, nothing follows
   mask_view<Space> truncated = {};            ///< flags: the episode is cut here, its value goes on
   mask_view<Space> mask = {};
@@ -42,14 +42,14 @@ struct generalized_advantage_estimation_output {
 struct generalized_advantage_estimation_config {
   double gamma = 1;      ///< discount, in [0, 1]
   double lambda = 0.95;  ///< 0: one step, low variance; 1: returns − value, no bias; in [0, 1]
-  hole_mode holes = hole_mode::skip;             ///< what a masked token between valid ones is
+  hole_mode holes = hole_mode::skip;               ///< what a masked token between valid ones is
   hole_reward reward_at_hole = hole_reward::drop;  ///< what becomes of a reward that lies on one
   nonfinite_policy nonfinite = nonfinite_policy::propagate;
 };
 
 /// Results of micro-batches and ranks add up.
 struct generalized_advantage_estimation_result {
-  moments advantage;     ///< over valid tokens; a weight > 0 is a flag here
+  moments advantage;  ///< over valid tokens; a weight > 0 is a flag here
   moments returns;
   double tokens = 0;     ///< sum of the mask's weights
   double positions = 0;  ///< valid tokens
@@ -150,12 +150,14 @@ inline generalized_advantage_estimation_result read_advantages(const double* fig
 ///     A_t     = delta_t + gamma·lambda·A_{t+1}    A_{t+1}: 0 where terminated or truncated
 ///     returns = A + V
 ///
-/// t + 1 is the next valid token of the row. After the last one stand bootstrap_value, or next_value
-/// where that is given, or nothing: a response is an episode that terminates with its last token.
+/// t + 1 is the next valid token of the row. After the last one stand bootstrap_value, or
+/// next_value where that is given, or nothing: a response is an episode that terminates with its
+/// last token.
 ///
 /// Shapes    reward, value, next_value, terminated, truncated, mask, advantage, returns:
 ///           [batch, time], padded or packed; bootstrap_value: [batch]
-/// Units     reward and value in units of reward; mask: a flag, or a weight of which only > 0 counts
+/// Units     reward and value in units of reward; mask: a flag, or a weight of which only > 0
+///           counts
 /// Requires  one shape; gamma and lambda in [0, 1]; terminated and truncated are flags; next_value
 ///           or bootstrap_value, not both; a truncated token has next_value, or is the row's last
 ///           and has bootstrap_value, or is terminated as well; hole_reward::to_previous not with
@@ -163,13 +165,14 @@ inline generalized_advantage_estimation_result read_advantages(const double* fig
 /// Throws    contract_violation when a requirement is broken; nothing has been written by then
 /// Gradient  none flows through an estimator: its outputs are constants of the losses
 /// Edges     masked positions are not read (but by hole_mode::count and hole_reward::to_previous)
-///           and get +0; an empty row gives zeros; in every hole mode a row ends with its last valid
-///           token; gamma·lambda = 0, or an episode's end, keeps a later NaN from earlier tokens; one
-///           in an episode reaches all its earlier tokens, unless .nonfinite drops it, and is counted
+///           and get +0; an empty row gives zeros; in every hole mode a row ends with its last
+///           valid token; gamma·lambda = 0, or an episode's end, keeps a later NaN from earlier
+///           tokens; one in an episode reaches all its earlier tokens, unless .nonfinite drops it,
+///           and is counted
 /// Numerics  float, gamma 0.999, lambda 1, 1 M tokens: error <= 2e-6 of max |A|; the bits of a row
 ///           depend on its valid tokens alone, whatever layout, batch or thread; moments in double
-/// Cost      one pass: 2 reads and 2 writes per token, holes closed up in L1; hole_reward::to_previous
-///           takes one array more; host: no allocation with a workspace
+/// Cost      one pass: 2 reads and 2 writes per token, holes closed up in L1;
+///           hole_reward::to_previous takes one array more; host: no allocation with a workspace
 /// Source    Schulman et al. 2015, arXiv:1506.02438, eq. 16
 /// Elsewhere verl compute_gae_advantage_return (skip), OpenRLHF get_advantages_and_returns (zero),
 ///           TRL PPO, slime vanilla_gae, torchtune estimate_advantages (count),
@@ -235,7 +238,8 @@ result_of<Exec, generalized_advantage_estimation_result> generalized_advantage_e
     a.flag[K::truncated] = truncated;
     scan(K{decay, gamma, bool(batch.next_value)}, a);
   }
-  detail::count_dropped(run, screened.dropped, scan_to + scan_figures<detail::advantage_scan<T>>::nonfinite);
+  detail::count_dropped(run, screened.dropped,
+                        scan_to + scan_figures<detail::advantage_scan<T>>::nonfinite);
   return run.template finish<generalized_advantage_estimation_result>(figures,
                                                                       &detail::read_advantages);
 }

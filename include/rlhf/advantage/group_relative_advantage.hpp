@@ -134,8 +134,8 @@ struct group_relative_kernel {
 ///           sorted, O(n log n) in runs of equal ids; host: no allocation with a workspace
 /// Source    Shao et al. 2024, arXiv:2402.03300; no scale: Liu et al. 2025, arXiv:2503.20783; batch
 ///           scale: Liu et al. 2025, arXiv:2508.08221
-/// Elsewhere TRL GRPO (epsilon 1e-4), verl grpo, OpenRLHF group_norm (1e-9) and dr_grpo, slime grpo,
-///           torchrl MCAdvantage (epsilon_mode::floor), NeMo-RL GRPO (leave_one_out)
+/// Elsewhere TRL GRPO (epsilon 1e-4), verl grpo, OpenRLHF group_norm (1e-9) and dr_grpo, slime
+///           grpo, torchrl MCAdvantage (epsilon_mode::floor), NeMo-RL GRPO (leave_one_out)
 /// Example   examples/grpo_step.cpp
 template <scalar T, executor Exec = serial>
 result_of<Exec, group_relative_advantage_result> group_relative_advantage(

@@ -84,10 +84,9 @@ result_of<Exec, leave_one_out_advantage_result> leave_one_out_advantage(
   detail::sample_binder<space_of<Exec>> bind(function, "reward", batch.reward);
   if (output.deviation) [[unlikely]]
     detail::fail(function, "deviation", "to be left out: this call does not use it");
-  const detail::leave_one_out_kernel<T> kernel{bind.read("reward", batch.reward),
-                                               bind.written("advantage", output.advantage),
-                                               bind.written("baseline", output.baseline),
-                                               config.single};
+  const detail::leave_one_out_kernel<T> kernel{
+      bind.read("reward", batch.reward), bind.written("advantage", output.advantage),
+      bind.written("baseline", output.baseline), config.single};
   const auto groups = bind_groups(function, bind.samples(), config.group_size, batch.group_id);
   auto run = exec.begin(function);
   double* const figures = run.template allocate<double>(group_advantage_result::size);

@@ -19,8 +19,8 @@ enum class single_group : unsigned char {
 template <scalar T, class Space = host_space>
 struct group_advantage_batch {
   named_only use_designators = named_only();
-  view<const T, Space> reward = {};   ///< [batch], one per sample; NaN: unscorable
-  index_view<Space> group_id = {};    ///< [batch], which prompt a sample answers; any order
+  view<const T, Space> reward = {};  ///< [batch], one per sample; NaN: unscorable
+  index_view<Space> group_id = {};   ///< [batch], which prompt a sample answers; any order
 };
 
 template <scalar T, class Space = host_space>
@@ -34,9 +34,9 @@ struct group_advantage_output {
 
 /// Results of micro-batches and ranks add up, as long as no group is split between them.
 struct group_advantage_result {
-  moments reward;                ///< of scorable samples
+  moments reward;  ///< of scorable samples
   moments advantage;
-  range rewards;                 ///< smallest and largest
+  range rewards;  ///< smallest and largest
   range advantages;
   metric group_deviation;        ///< standard deviation of the rewards of each group of two or more
   double groups = 0;             ///< with a scorable sample
@@ -47,7 +47,7 @@ struct group_advantage_result {
   double unscorable = 0;         ///< samples whose reward is NaN
   double nonfinite = 0;          ///< samples whose reward is NaN or infinite
 
-  static constexpr int size = 20;
+  static constexpr int size = 19;
 
   RLHF_HOST_DEVICE friend group_advantage_result operator+(const group_advantage_result& a,
                                                            const group_advantage_result& b) {
@@ -71,22 +71,30 @@ struct group_advantage_result {
   }
 
   RLHF_HOST_DEVICE void write(double* to) const {
-    const double all[size] = {reward.count,         reward.mean,
-                              reward.m2,            advantage.count,
-                              advantage.mean,       advantage.m2,
-                              rewards.low,          rewards.high,
-                              advantages.low,       advantages.high,
-                              group_deviation.sum,  group_deviation.count,
-                              groups,               degenerate_groups,
-                              single_groups,        all_low_groups,
-                              all_high_groups,      unscorable,
-                              nonfinite,            0};
+    const double all[size] = {reward.count,    reward.mean,         reward.m2,
+                              advantage.count, advantage.mean,      advantage.m2,
+                              rewards.low,     rewards.high,        advantages.low,
+                              advantages.high, group_deviation.sum, group_deviation.count,
+                              groups,          degenerate_groups,   single_groups,
+                              all_low_groups,  all_high_groups,     unscorable,
+                              nonfinite};
     for (int k = 0; k < size; ++k) to[k] = all[k];
   }
   static group_advantage_result read(const double* f) {
-    return {{f[0], f[1], f[2]}, {f[3], f[4], f[5]}, {f[6], f[7]}, {f[8], f[9]}, {f[10], f[11]},
-            f[12],              f[13],              f[14],        f[15],        f[16],
-            f[17],              f[18]};
+    group_advantage_result r;
+    r.reward = {f[0], f[1], f[2]};
+    r.advantage = {f[3], f[4], f[5]};
+    r.rewards = {f[6], f[7]};
+    r.advantages = {f[8], f[9]};
+    r.group_deviation = {f[10], f[11]};
+    r.groups = f[12];
+    r.degenerate_groups = f[13];
+    r.single_groups = f[14];
+    r.all_low_groups = f[15];
+    r.all_high_groups = f[16];
+    r.unscorable = f[17];
+    r.nonfinite = f[18];
+    return r;
   }
 
  private:

@@ -9,7 +9,7 @@ namespace rlhf::inline v1 {
 /// token, a row's padding.
 enum class hole_reward : unsigned char {
   drop,        ///< it is not read
-  to_previous  ///< added, undiscounted, to the last valid token before it, or else to the first one;
+  to_previous  ///< added, undiscounted, to the last valid token before it, else to the first;
                ///< rewards are then read in all of the layout's length
 };
 
@@ -19,7 +19,8 @@ namespace rlhf::inline RLHF_COMPUTE::detail {
 
 inline void check_holes(const char* function, hole_mode holes, hole_reward reward) {
   if (holes == hole_mode::count && reward == hole_reward::to_previous)
-    fail(function, "reward_at_hole", "drop with hole_mode::count, which reads them at their own step");
+    fail(function, "reward_at_hole",
+         "drop with hole_mode::count, which reads them at their own step");
 }
 
 /// Rewards of one row with those at holes moved to a valid token.
@@ -54,11 +55,10 @@ struct move_rewards {
 
 template <class T, class Run, class Space>
 RLHF_NOINLINE token_input<T> rewards_of_valid(Run& run, const token_domain<Space>& domain,
-                                const token_input<T>& reward, hole_reward rule) {
+                                              const token_input<T>& reward, hole_reward rule) {
   if (rule == hole_reward::drop || !domain.mask) return reward;
   const bool packed = domain.kind == arrangement::packed;
-  T* const moved =
-      run.template allocate<T>(packed ? domain.columns : domain.rows * domain.columns);
+  T* const moved = run.template allocate<T>(packed ? domain.columns : domain.rows * domain.columns);
   run.for_each(domain.rows, move_rewards<T, Space>{domain, reward, moved});
   return {moved, packed ? 0 : domain.columns, packed ? 1 : 0, 1, T(0)};
 }
@@ -90,8 +90,9 @@ struct count_cuts {
 
 /// A contract violation where a truncated token has no following value.
 template <class Run, class Space>
-RLHF_NOINLINE void refuse_cuts(Run& run, const token_domain<Space>& domain, const token_flags& terminated,
-                 const token_flags& truncated, bool last_is_given) {
+RLHF_NOINLINE void refuse_cuts(Run& run, const token_domain<Space>& domain,
+                               const token_flags& terminated, const token_flags& truncated,
+                               bool last_is_given) {
   double* const per_row = run.template allocate<double>(domain.rows);
   double* const total = run.template allocate<double>(1);
   run.for_each(domain.rows,

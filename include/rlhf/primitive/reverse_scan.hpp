@@ -42,8 +42,8 @@ token_flags bind_flags(const token_binder<Space>& bind, const char* name, const 
 
 namespace rlhf::inline RLHF_COMPUTE {
 
-/// The primitive of estimators over time: x_t = b_t + a · x_{t+1} over the valid tokens of each row,
-/// last to first.
+/// The primitive of estimators over time: x_t = b_t + a · x_{t+1} over the valid tokens of each
+/// row, last to first.
 ///
 ///     struct reward_to_go {
 ///       using scalar_type = float;

@@ -70,8 +70,8 @@ RLHF_INLINE void permute_words(const void* from, const std::uint8_t* order, void
   std::int64_t packed;
   __builtin_memcpy(&packed, order, 8);
   const two low = {packed, 0};
-  const auto at = __builtin_bit_cast(
-      places, __builtin_ia32_pmovzxbd256(__builtin_bit_cast(sixteen, low)));
+  const auto at =
+      __builtin_bit_cast(places, __builtin_ia32_pmovzxbd256(__builtin_bit_cast(sixteen, low)));
 #endif
   const words y = __builtin_ia32_permvarsf256(x, at);
   __builtin_memcpy(to, &y, sizeof y);
@@ -363,8 +363,8 @@ class tile_scan {
   }
 
   /// The moments of a segment are taken about the outputs of its first row's last token.
-  RLHF_NOINLINE void choose_shift(const K& kernel, const decay_powers<T>& power, const scan_tile<K>& tile,
-                    T after, double carry) {
+  RLHF_NOINLINE void choose_shift(const K& kernel, const decay_powers<T>& power,
+                                  const scan_tile<K>& tile, T after, double carry) {
     const index at = tile.count - 1;
     const auto t = one_step(kernel, power, tile, at, after, static_cast<T>(carry));
     for (int k = 0; k < outputs; ++k) shift_[k] = static_cast<double>(math::first(t.out[k]));
@@ -419,8 +419,8 @@ class tile_scan {
   }
 
   /// `carry` is x after the tile's last step, and then x of its first one.
-  RLHF_NOINLINE void run(const K& callers_kernel, const decay_powers<T>& power, const scan_tile<K>& tile, T after,
-           double& carry) {
+  RLHF_NOINLINE void run(const K& callers_kernel, const decay_powers<T>& power,
+                         const scan_tile<K>& tile, T after, double& carry) {
     // Everything the loop needs is copied: a store of T may alias any member.
     const K kernel = callers_kernel;
     const bool none = stands_alone(kernel);
@@ -496,7 +496,8 @@ class tile_scan {
         combine();
         const V total = math::fma(reach, math::select(reach == zero, zero, outer), chain);
         const V whole = splat(math::first(a[0]));
-        chain = math::fma(whole, math::select(whole == zero, zero, chain), splat(math::first(x[0])));
+        chain =
+            math::fma(whole, math::select(whole == zero, zero, chain), splat(math::first(x[0])));
         reach = reach * whole;
         for (int p = 0; p < packs; ++p)
           x[p] = math::fma(a[p], math::select(a[p] == zero, zero, total), x[p]);
@@ -602,9 +603,7 @@ template <class Space>
 struct row_positions {
   token_domain<Space> domain;
   index* to;
-  void operator()(index i) const {
-    to[i] = static_cast<index>(count_row(domain, i).positions);
-  }
+  void operator()(index i) const { to[i] = static_cast<index>(count_row(domain, i).positions); }
 };
 
 /// The rows of one call, in segments: a segment ends with the row that fills it to 512 valid
@@ -675,9 +674,10 @@ class row_scan {
       r.out[k] = a_.out[k].data == nullptr
                      ? nullptr
                      : a_.out[k].data + i * a_.out[k].per_row + r.begin * a_.out[k].per_begin;
-    r.valid = a_.domain.mask.kind() == mask_kind::none
-                  ? nullptr
-                  : static_cast<const std::uint8_t*>(a_.domain.mask.data()) + a_.domain.mask_offset(i);
+    r.valid =
+        a_.domain.mask.kind() == mask_kind::none
+            ? nullptr
+            : static_cast<const std::uint8_t*>(a_.domain.mask.data()) + a_.domain.mask_offset(i);
     return r;
   }
 
@@ -796,7 +796,7 @@ class row_scan {
     else
       for (index j = 0; j < tile_.count; ++j)
         if (tile_.counted == nullptr || tile_.counted[j] != 0) at[j * stride] += y[j];
-    }
+  }
 
   /// A tile with holes: its valid tokens, close together.
   RLHF_NOINLINE void gather(const row& r, index from, index end) {

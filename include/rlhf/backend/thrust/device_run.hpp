@@ -164,11 +164,11 @@ class device_run {
       for_each(domain.rows, detail::rank_of_tokens<space>{domain, first, slots, rank});
     }
     auto* const partial = allocate<double>(slots * row.size());
-    double* const tops =
-        a.gradient.data != nullptr ? allocate<double>(slots * detail::row_tiles(a.classes)) : nullptr;
+    double* const tops = a.gradient.data != nullptr
+                             ? allocate<double>(slots * detail::row_tiles(a.classes))
+                             : nullptr;
     if (!arena_.dry() && slots > 0)
-      exec_.launch_lanes(slots,
-                         detail::logit_pass<K, L, space>{kernel, a, rank, tops, partial});
+      exec_.launch_lanes(slots, detail::logit_pass<K, L, space>{kernel, a, rank, tops, partial});
     fold_to(row, partial, slots, sums, first == nullptr ? nullptr : first + domain.rows);
     arena_.release(mark);
   }
@@ -221,8 +221,8 @@ class device_run {
   /// Lengths, offsets and weights lie where the host cannot read them: counts what is wrong, once
   /// for each domain of the call. What is wrong is a row of length 0 to every primitive.
   void examine(const token_domain<space>& domain) {
-    const bool weighted = domain.mask.kind() == mask_kind::weight32 ||
-                          domain.mask.kind() == mask_kind::weight64;
+    const bool weighted =
+        domain.mask.kind() == mask_kind::weight32 || domain.mask.kind() == mask_kind::weight64;
     const bool given = weighted && !arena_.holds(domain.mask.data());
     if (domain.kind == arrangement::padded && !given) return;
     const seen_domain now{domain.indices.data(), given ? domain.mask.data() : nullptr};
@@ -286,7 +286,8 @@ class device_run {
     if (map.groups > 0) {
       lanes(map.slots, detail::token_pass<K, space>{kernel, a, map, partial});
       index stride = 1;
-      for (index n = partial != nullptr ? map.longest() : 0; n > 1; n = (n + detail::fold_width - 1) / detail::fold_width) {
+      for (index n = partial != nullptr ? map.longest() : 0; n > 1;
+           n = (n + detail::fold_width - 1) / detail::fold_width) {
         for_each(map.slots * row.size(), detail::fold_flushes<space>{map, row, partial, stride});
         stride *= detail::fold_width;
       }

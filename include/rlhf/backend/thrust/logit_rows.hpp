@@ -33,8 +33,7 @@ struct rank_of_tokens {
   index* rank;
   RLHF_HOST_DEVICE void operator()(index i) const {
     const index at = domain.mask_offset(i), step = domain.mask_stride();
-    const index slot =
-        domain.kind == arrangement::packed ? domain.begin(i) : i * domain.columns;
+    const index slot = domain.kind == arrangement::packed ? domain.begin(i) : i * domain.columns;
     index n = first[i];
     for (index j = 0; j < domain.length(i); ++j)
       if (domain.mask.at(at + j * step) > 0) {
@@ -163,7 +162,8 @@ struct logit_pass {
           // Nothing, or a NaN beside nothing.
           broken = lanes.sum([&](int l) {
             double nans = 0;
-            for (index v = from + l; v < end; v += virtual_lanes) nans += logit(v) != logit(v) ? 1 : 0;
+            for (index v = from + l; v < end; v += virtual_lanes)
+              nans += logit(v) != logit(v) ? 1 : 0;
             return nans;
           }) > 0 || broken;
           continue;

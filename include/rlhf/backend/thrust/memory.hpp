@@ -49,7 +49,6 @@ class device_workspace {
 
 /// The scratch of one call.
 class device_arena {
-
   const char* function_;
   std::byte* base_;
   std::size_t capacity_;
@@ -62,13 +61,15 @@ class device_arena {
     const void* begin;
     const void* end;
   };
-  block block_[16];
+  block block_[64];
   int blocks_ = 0;
 
  public:
   device_arena(const char* function, void* workspace, std::size_t bytes, bool dry)
-      : function_(function), base_(static_cast<std::byte*>(workspace)), capacity_(bytes), dry_(dry) {
-  }
+      : function_(function),
+        base_(static_cast<std::byte*>(workspace)),
+        capacity_(bytes),
+        dry_(dry) {}
   device_arena(const device_arena&) = delete;
   device_arena& operator=(const device_arena&) = delete;
 
@@ -100,7 +101,7 @@ class device_arena {
       fail(function_, "workspace", s.c_str(), static_cast<index>(capacity_ + result_bytes));
     }
     auto* const p = reinterpret_cast<T*>(base_ + (used_ - bytes));
-    if (blocks_ < 16) block_[blocks_++] = {p, p + (n > 0 ? n : 1)};
+    if (blocks_ < 64) block_[blocks_++] = {p, p + (n > 0 ? n : 1)};
     return p;
   }
 

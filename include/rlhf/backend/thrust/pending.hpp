@@ -32,7 +32,11 @@ class pending {
  public:
   pending(const Machine& machine, const char* function, const double* figures, index count,
           R (*reader)(const double*))
-      : machine_(machine), function_(function), figures_(figures), count_(count), read_(reader),
+      : machine_(machine),
+        function_(function),
+        figures_(figures),
+        count_(count),
+        read_(reader),
         refusals_(0) {}
 
   void add_refusal(const char* argument, const char* expected) {

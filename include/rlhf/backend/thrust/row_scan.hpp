@@ -133,7 +133,7 @@ struct segment_scan {
       const token_input<T>& x = a.in[k];
       t.in[k] = x.data == nullptr ? x.absent
                 : blank           ? T(0)
-                        : x.data[r.i * x.per_row + r.begin * x.per_begin + j * x.stride];
+                                  : x.data[r.i * x.per_row + r.begin * x.per_begin + j * x.stride];
     }
     for (int k = 0; k < K::flags; ++k) {
       const token_flags& f = a.flag[k];
@@ -175,8 +175,7 @@ struct segment_scan {
       const T whole = c[0];
       chain = math::fma(whole, whole == T(0) ? T(0) : chain, x[0]);
       reach = reach * whole;
-      for (int l = 0; l < block; ++l)
-        x[l] = math::fma(c[l], c[l] == T(0) ? T(0) : total, x[l]);
+      for (int l = 0; l < block; ++l) x[l] = math::fma(c[l], c[l] == T(0) ? T(0) : total, x[l]);
     } else if (kernel.decay > 0) {
       bool stops = false;
       for (int l = 0; l < block; ++l) stops = stops || flagged(t[l]);

@@ -167,10 +167,10 @@ void enqueue(void (*kernel)(index, F), index n, const F& f, index threads_each,
   index count = n;
   F functor = f;
   void* arguments[] = {&count, &functor};
-  check_cuda(cudaLaunchKernel(reinterpret_cast<const void*>(kernel),
-                              dim3(blocks_for(n, threads_each)), dim3(threads_per_block), arguments,
-                              0, stream),
-             "launching a kernel");
+  check_cuda(
+      cudaLaunchKernel(reinterpret_cast<const void*>(kernel), dim3(blocks_for(n, threads_each)),
+                       dim3(threads_per_block), arguments, 0, stream),
+      "launching a kernel");
 }
 
 }  // namespace detail

@@ -84,7 +84,8 @@ struct flush_map {
   static constexpr index tokens_per_flush = virtual_lanes * steps_per_flush;
 
   static flush_map over(const token_domain<Space>& domain, index group_rows) {
-    flush_map m{domain, group_rows, (domain.rows + group_rows - 1) / group_rows, 0, nullptr, nullptr};
+    flush_map m{domain, group_rows, (domain.rows + group_rows - 1) / group_rows,
+                0,      nullptr,    nullptr};
     const index tokens =
         domain.kind == arrangement::packed ? domain.columns : domain.rows * domain.columns;
     m.slots = (tokens + virtual_lanes * domain.rows) / tokens_per_flush + m.groups;
@@ -197,7 +198,8 @@ struct steps_before {
   index* to;
   RLHF_HOST_DEVICE void operator()(index i) const {
     index steps = 0;
-    for (index k = i / map.group_rows * map.group_rows; k < i; ++k) steps += steps_in(map.length[k]);
+    for (index k = i / map.group_rows * map.group_rows; k < i; ++k)
+      steps += steps_in(map.length[k]);
     to[i] = steps;
   }
 };
@@ -220,12 +222,10 @@ struct token_pass {
 
   RLHF_HOST_DEVICE void token(lane_sums& s, index i, index begin, index j, const T* scale) const {
     const mask_view<Space>& mask = a.domain.mask;
-    const bool weighted =
-        mask.kind() == mask_kind::weight32 || mask.kind() == mask_kind::weight64;
+    const bool weighted = mask.kind() == mask_kind::weight32 || mask.kind() == mask_kind::weight64;
     T weight = T(1);
     if (mask.kind() != mask_kind::none) {
-      weight =
-          static_cast<T>(mask.at(a.domain.mask_offset(i) + j * a.domain.mask_stride()));
+      weight = static_cast<T>(mask.at(a.domain.mask_offset(i) + j * a.domain.mask_stride()));
       if (!(weight > T(0))) {
         zero(i, begin, j);
         return;
@@ -234,8 +234,8 @@ struct token_pass {
     token_lanes<T, K> t;
     for (int k = 0; k < K::inputs; ++k) {
       const token_input<T>& x = a.in[k];
-      t.in[k] = x.data == nullptr ? x.absent
-                                  : x.data[i * x.per_row + begin * x.per_begin + j * x.stride];
+      t.in[k] =
+          x.data == nullptr ? x.absent : x.data[i * x.per_row + begin * x.per_begin + j * x.stride];
     }
     for (int k = 0; k < K::scales; ++k) t.scale[k] = weighted ? scale[k] * weight : scale[k];
     if constexpr (K::observed > 0) {
@@ -393,8 +393,8 @@ struct examine_lanes {
         r.sum[0] = starts && grows && ends ? 0 : 1;
       }
     }
-    if (i < domain.rows && (domain.mask.kind() == mask_kind::weight32 ||
-                            domain.mask.kind() == mask_kind::weight64)) {
+    if (i < domain.rows &&
+        (domain.mask.kind() == mask_kind::weight32 || domain.mask.kind() == mask_kind::weight64)) {
       const index at = domain.mask_offset(i), step = domain.mask_stride();
       for (index j = l; j < domain.length(i); j += virtual_lanes) {
         const double w = domain.mask.at(at + j * step);

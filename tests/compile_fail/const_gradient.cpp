@@ -1,0 +1,20 @@
+// expect: rlhf: an output must not be const
+#include "rlhf/policy/clipped_surrogate.hpp"
+#include "rlhf/backend/host.hpp"
+
+void wrong() {
+  float log_prob[2][3] = {}, old_log_prob[2][3] = {}, advantage[2] = {}, d_log_prob[2][3] = {};
+  const float fixed[2][3] = {};
+  static_cast<void>(fixed);
+#if defined(RLHF_CONTROL)
+  rlhf::clipped_surrogate_loss<float>(
+      {.log_prob = log_prob, .old_log_prob = old_log_prob, .advantage = advantage},
+      {.d_log_prob = d_log_prob},
+      {.over = rlhf::aggregation::token_mean(rlhf::local)});
+#else
+  rlhf::clipped_surrogate_loss<float>(
+      {.log_prob = log_prob, .old_log_prob = old_log_prob, .advantage = advantage},
+      {.d_log_prob = fixed},
+      {.over = rlhf::aggregation::token_mean(rlhf::local)});
+#endif
+}

@@ -1,0 +1,21 @@
+// expect: rlhf: a temporary that owns its memory would dangle; name it first
+#include <vector>
+
+#include "rlhf/policy/clipped_surrogate.hpp"
+#include "rlhf/backend/host.hpp"
+
+void wrong() {
+  float log_prob[2][3] = {}, old_log_prob[2][3] = {}, advantage[2] = {}, d_log_prob[2][3] = {};
+#if defined(RLHF_CONTROL)
+  const std::vector<float> made(2);
+  rlhf::clipped_surrogate_loss<float>(
+      {.log_prob = log_prob, .old_log_prob = old_log_prob, .advantage = made},
+      {.d_log_prob = d_log_prob},
+      {.over = rlhf::aggregation::token_mean(rlhf::local)});
+#else
+  rlhf::clipped_surrogate_loss<float>(
+      {.log_prob = log_prob, .old_log_prob = old_log_prob, .advantage = std::vector<float>(2)},
+      {.d_log_prob = d_log_prob},
+      {.over = rlhf::aggregation::token_mean(rlhf::local)});
+#endif
+}
