@@ -213,8 +213,8 @@ struct reward_models {
   reward_model judge;      ///< and never sees this one
 };
 
-/// The model whose accuracy counts learns from all pairs. PPO needs two that share no pair: a reward
-/// that rises under both is no weakness of one of them.
+/// The model whose accuracy counts learns from all pairs. PPO needs two that share no pair: what
+/// rises under both is no weakness of one of them.
 reward_models fit_reward_models(session& run) {
   std::array<std::vector<token_pair>, 2> half;
   for (std::size_t i = 0; i < run.data.train.size(); ++i) half[i % 2].push_back(run.data.train[i]);

@@ -57,6 +57,18 @@ TEST_CASE("dpo_loss: values by hand, every variant") {
   CHECK(d_chosen[0] == doctest::Approx(0.5 * (sigmoid(1.5) - 0.9 / 0.8) / 2));
 }
 
+TEST_CASE("dpo_loss: conservative with labels that say nothing is symmetric") {
+  const double chosen[1] = {-5}, rejected[1] = {-8};
+  const rlhf::dpo_config config{.beta = 0.5,
+                                .variant = dpo_variant::conservative,
+                                .label_smoothing = 0.5,
+                                .reference_free = true,
+                                .over = reduction::sum()};
+  const auto a = dpo_loss<double>({.chosen_log_prob = chosen, .rejected_log_prob = rejected}, {}, config);
+  const auto b = dpo_loss<double>({.chosen_log_prob = rejected, .rejected_log_prob = chosen}, {}, config);
+  CHECK(a.loss == doctest::Approx(b.loss).epsilon(1e-15));
+}
+
 TEST_CASE("dpo_loss: a policy equal to its reference has loss ln 2 and half the slope") {
   const double x[3] = {-3, -400, -0.5};
   double d_chosen[3], d_rejected[3];
@@ -208,8 +220,10 @@ TEST_CASE("dpo_loss: contracts") {
   check("dpo_loss: label_smoothing: expected 0: variant sigmoid has none, choose conservative or "
         "robust, received 0.1",
         good, {.label_smoothing = 0.1, .over = over});
-  check("dpo_loss: label_smoothing: expected in [0, 0.5), received 0.5", good,
+  check("dpo_loss: label_smoothing: expected < 0.5 for variant robust, received 0.5", good,
         {.variant = dpo_variant::robust, .label_smoothing = 0.5, .over = over});
+  check("dpo_loss: label_smoothing: expected in [0, 0.5], received 0.6", good,
+        {.variant = dpo_variant::conservative, .label_smoothing = 0.6, .over = over});
   check("dpo_loss: ref_chosen_log_prob: expected to be left out: this call does not use it", good,
         {.reference_free = true, .over = over});
   check("dpo_loss: ref_chosen_log_prob: expected a tensor: this input is required",

@@ -42,7 +42,7 @@ struct dpo_output {
 struct dpo_config {
   double beta = 0.1;           ///< > 0: the KL coefficient of the reward that the loss implies
   dpo_variant variant = dpo_variant::sigmoid;
-  double label_smoothing = 0;  ///< e, in [0, 0.5)
+  double label_smoothing = 0;  ///< e, in [0, 0.5]; robust: < 0.5
   bool reference_free = false; ///< no reference: its log-probabilities are taken as 0
   bool length_normalised = false;  ///< mean instead of sum over an answer's tokens; per-token only
   reduction over;              ///< no default: the caller says what divides the loss
@@ -86,8 +86,10 @@ struct dpo_term {
     if (variant == dpo_variant::sigmoid)
       expects(smoothing == 0, function, "label_smoothing",
               "0: variant sigmoid has none, choose conservative or robust", smoothing);
-    expects(smoothing >= 0 && smoothing < 0.5, function, "label_smoothing", "in [0, 0.5)",
+    expects(smoothing >= 0 && smoothing <= 0.5, function, "label_smoothing", "in [0, 0.5]",
             smoothing);
+    if (variant == dpo_variant::robust)
+      expects(smoothing < 0.5, function, "label_smoothing", "< 0.5 for variant robust", smoothing);
     const double scale = variant == dpo_variant::robust ? 1 / (1 - 2 * smoothing) : 1;
     const double sign = variant == dpo_variant::robust ? -1 : 1;
     beta = static_cast<T>(beta_of_config);
@@ -252,8 +254,8 @@ struct answer_side {
 ///           time] or packed, chosen and rejected each with its own width, mask and layout; margin,
 ///           weight, pair_loss, upstream: [pairs]
 /// Units     log-probabilities in nats; masks and weight: a flag, or a weight >= 0; 0 = ignored
-/// Requires  beta > 0; label_smoothing in [0, 0.5), 0 for sigmoid; references exactly when not
-///           reference_free; masks and layouts only per token; length_normalised only per token
+/// Requires  beta > 0; label_smoothing in [0, 0.5], 0 for sigmoid, < 0.5 for robust; references
+///           exactly when not reference_free; masks and layouts only per token; length_normalised only per token
 /// Throws    contract_violation when a requirement is broken; nothing has been written by then
 /// Gradient  with g = w·beta·∂loss/∂z: g for each chosen token, −g for each rejected one, times the
 ///           mask's weight, over the answer's length if normalised; references, margin and weight

@@ -48,7 +48,8 @@ struct add_scan_sums {
 template <class K, class Space>
 struct segment_scan {
   using T = typename K::scalar_type;
-  using lanes = scan_lanes<T, K>;
+  using V = math::scalar_lane<T>;
+  using lanes = scan_lanes<V, K>;
   static constexpr int block = static_cast<int>(scan_block_tokens);
   static constexpr int outputs = K::outputs;
   static constexpr bool varying = has_varying_decay<K>();
@@ -148,52 +149,62 @@ struct segment_scan {
   }
   /// x of one step after its b, from the x that follows it.
   RLHF_HOST_DEVICE void advance(lanes& t, T later) const {
-    if constexpr (varying)
-      t.x = t.a == T(0) ? t.b : math::fma(t.a, later, t.b);
-    else
-      t.x = !(kernel.decay > 0) || flagged(t) ? t.b : math::fma(power.one, later, t.b);
+    bool stops = flagged(t);
+    V decay = math::constant<V>(power.one);
+    if constexpr (varying) {
+      decay = t.a;
+      stops = stops || math::first(t.a) == T(0);
+    } else {
+      stops = stops || !(kernel.decay > 0);
+    }
+    t.x = stops ? t.b : math::fma(decay, math::constant<V>(later), t.b);
     kernel.emit(t);
+  }
+
+  RLHF_HOST_DEVICE static V lane_of(T x) { return math::constant<V>(x); }
+  RLHF_HOST_DEVICE static T fused(T x, T y, T z) {
+    return math::first(math::fma(lane_of(x), lane_of(y), lane_of(z)));
   }
 
   /// x of a block's 8 steps from their b, and what the next block needs.
   RLHF_HOST_DEVICE void solve(lanes* t, index m, T& chain, T& outer, T& reach, double& held) const {
     T x[block];
-    for (int l = 0; l < block; ++l) x[l] = t[l].b;
+    for (int l = 0; l < block; ++l) x[l] = math::first(t[l].b);
     if constexpr (varying) {
       T c[block];
-      for (int l = 0; l < block; ++l) c[l] = t[l].a;
+      for (int l = 0; l < block; ++l) c[l] = math::first(t[l].a);
       const auto combine = [&](int l, T later, T later_c) {
-        x[l] = math::fma(c[l], c[l] == T(0) ? T(0) : later, x[l]);
-        c[l] = c[l] * later_c;
+        x[l] = fused(c[l], c[l] == T(0) ? T(0) : later, x[l]);
+        c[l] = math::first(lane_of(c[l]) * lane_of(later_c));
       };
       for (int d = 1; d <= 2; ++d)
         for (int l = 0; l < block; ++l)
           combine(l, l % 4 + d < 4 ? x[l + d] : T(0), l % 4 + d < 4 ? c[l + d] : T(1));
       const T middle = x[4], middle_c = c[4];
       for (int l = 0; l < block; ++l) combine(l, l < 4 ? middle : T(0), l < 4 ? middle_c : T(1));
-      const T total = math::fma(reach, reach == T(0) ? T(0) : outer, chain);
+      const T total = fused(reach, reach == T(0) ? T(0) : outer, chain);
       const T whole = c[0];
-      chain = math::fma(whole, whole == T(0) ? T(0) : chain, x[0]);
-      reach = reach * whole;
-      for (int l = 0; l < block; ++l) x[l] = math::fma(c[l], c[l] == T(0) ? T(0) : total, x[l]);
+      chain = fused(whole, whole == T(0) ? T(0) : chain, x[0]);
+      reach = math::first(lane_of(reach) * lane_of(whole));
+      for (int l = 0; l < block; ++l) x[l] = fused(c[l], c[l] == T(0) ? T(0) : total, x[l]);
     } else if (kernel.decay > 0) {
       bool stops = false;
       for (int l = 0; l < block; ++l) stops = stops || flagged(t[l]);
       if (!stops) {
-        const T total = math::fma(power.block[m], outer, chain);
+        const T total = fused(power.block[m], outer, chain);
         for (int l = 0; l < block; ++l)
-          x[l] = math::fma(power.one, l % 4 + 1 < 4 ? x[l + 1] : T(0), x[l]);
+          x[l] = fused(power.one, l % 4 + 1 < 4 ? x[l + 1] : T(0), x[l]);
         for (int l = 0; l < block; ++l)
-          x[l] = math::fma(power.two, l % 4 + 2 < 4 ? x[l + 2] : T(0), x[l]);
+          x[l] = fused(power.two, l % 4 + 2 < 4 ? x[l + 2] : T(0), x[l]);
         const T middle = x[4];
         for (int l = 0; l < block; ++l)
-          x[l] = math::fma(power.to_middle[l], l < 4 ? middle : T(0), x[l]);
-        chain = math::fma(power.eight, chain, x[0]);
-        for (int l = 0; l < block; ++l) x[l] = math::fma(power.to_end[l], total, x[l]);
+          x[l] = fused(power.to_middle[l], l < 4 ? middle : T(0), x[l]);
+        chain = fused(power.eight, chain, x[0]);
+        for (int l = 0; l < block; ++l) x[l] = fused(power.to_end[l], total, x[l]);
       } else {
-        T next = math::fma(power.block[m], outer, chain);
+        T next = fused(power.block[m], outer, chain);
         for (int l = block; l-- > 0;) {
-          if (!flagged(t[l])) x[l] = math::fma(power.one, next, x[l]);
+          if (!flagged(t[l])) x[l] = fused(power.one, next, x[l]);
           next = x[l];
         }
         chain = next;
@@ -202,7 +213,7 @@ struct segment_scan {
       }
     }
     for (int l = 0; l < block; ++l) {
-      t[l].x = x[l];
+      t[l].x = lane_of(x[l]);
       kernel.emit(t[l]);
     }
   }
@@ -238,8 +249,8 @@ struct segment_scan {
         const int l = block - 1 - n++;
         load(r, j, zero && !here, t[l]);
         if constexpr (K::shifted >= 0) {
-          t[l].next = next;
-          next = t[l].in[K::shifted >= 0 ? K::shifted : 0];
+          t[l].next = lane_of(next);
+          next = math::first(t[l].in[K::shifted >= 0 ? K::shifted : 0]);
         }
         kernel.step(t[l]);
         at[l] = j;
@@ -249,27 +260,29 @@ struct segment_scan {
       if (moment.fresh && n > 0) {
         lanes last = t[block - 1];
         advance(last, static_cast<T>(carry));
-        for (int k = 0; k < outputs; ++k) moment.shift[k] = static_cast<double>(last.out[k]);
+        for (int k = 0; k < outputs; ++k) moment.shift[k] = static_cast<double>(math::first(last.out[k]));
         moment.fresh = false;
       }
       if (n == block) {
         solve(t, m, chain, outer, reach, held);
         for (int l = 0; l < block; ++l) {
-          for (int k = 0; k < outputs; ++k) t[l].out[k] = t[l].out[k] + T(0);
+          T y[at_least_one(outputs)] = {};
+          for (int k = 0; k < outputs; ++k) y[k] = math::first(t[l].out[k]) + T(0);
           if (!counts[l]) {
             clear(r, at[l]);
             continue;
           }
-          put(r, at[l], t[l].out);
+          put(r, at[l], y);
           for (int k = 0; k < outputs; ++k) {
-            const double d = static_cast<double>(t[l].out[k]) - moment.shift[k];
+            const double d = static_cast<double>(y[k]) - moment.shift[k];
             moment.sum[k][l] = moment.sum[k][l] + d;
             moment.square[k][l] = math::fma(d, d, moment.square[k][l]);
           }
         }
         if (++m == scan_tile_tokens / scan_block_tokens) {
           const double scale = varying ? static_cast<double>(reach) : power.tile;
-          carry = static_cast<double>(chain) + (scale > 0 ? scale * held : 0);
+          carry = static_cast<double>(chain);
+          if (scale > 0) carry = math::fma(scale, held, carry);
           chain = T(0);
           outer = static_cast<T>(carry);
           reach = T(1);
@@ -280,18 +293,19 @@ struct segment_scan {
       }
       // The row begins inside this block: one by one.
       const T reached = varying ? reach : power.block[m];
-      T later = reached > T(0) ? math::fma(reached, outer, chain) : chain;
+      T later = reached > T(0) ? fused(reached, outer, chain) : chain;
       for (int l = block; l-- > block - n;) {
         advance(t[l], later);
-        later = t[l].x;
-        for (int k = 0; k < outputs; ++k) t[l].out[k] = t[l].out[k] + T(0);
+        later = math::first(t[l].x);
+        T y[at_least_one(outputs)] = {};
+        for (int k = 0; k < outputs; ++k) y[k] = math::first(t[l].out[k]) + T(0);
         if (!counts[l]) {
           clear(r, at[l]);
           continue;
         }
-        put(r, at[l], t[l].out);
+        put(r, at[l], y);
         for (int k = 0; k < outputs; ++k) {
-          const double d = static_cast<double>(t[l].out[k]) - moment.shift[k];
+          const double d = static_cast<double>(y[k]) - moment.shift[k];
           moment.odd_sum[k] += d;
           moment.odd_square[k] = math::fma(d, d, moment.odd_square[k]);
         }

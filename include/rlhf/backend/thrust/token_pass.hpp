@@ -208,6 +208,7 @@ struct steps_before {
 template <class K, class Space>
 struct token_pass {
   using T = typename K::scalar_type;
+  using V = math::scalar_lane<T>;
   using figures = lane_figures<K::sums + 1, K::ranges>;
   K kernel;
   token_arguments<K, Space> a;
@@ -231,32 +232,38 @@ struct token_pass {
         return;
       }
     }
-    token_lanes<T, K> t;
+    const V factor = math::constant<V>(weight);
+    token_lanes<V, K> t;
     for (int k = 0; k < K::inputs; ++k) {
       const token_input<T>& x = a.in[k];
-      t.in[k] =
-          x.data == nullptr ? x.absent : x.data[i * x.per_row + begin * x.per_begin + j * x.stride];
+      t.in[k] = math::constant<V>(x.data == nullptr
+                                      ? x.absent
+                                      : x.data[i * x.per_row + begin * x.per_begin + j * x.stride]);
     }
-    for (int k = 0; k < K::scales; ++k) t.scale[k] = weighted ? scale[k] * weight : scale[k];
+    for (int k = 0; k < K::scales; ++k) {
+      t.scale[k] = math::constant<V>(scale[k]);
+      if (weighted) t.scale[k] = t.scale[k] * factor;
+    }
     if constexpr (K::observed > 0) {
-      T probe = t.in[0] - t.in[0];  // 0 for every finite number, NaN otherwise
+      V probe = t.in[0] - t.in[0];  // 0 for every finite number, NaN otherwise
       for (int k = 1; k < K::observed; ++k) probe = probe + (t.in[k] - t.in[k]);
-      s.sum[K::sums] = s.sum[K::sums] + (probe == T(0) ? T(0) : T(1));
+      s.sum[K::sums] = s.sum[K::sums] + (math::first(probe) == T(0) ? T(0) : T(1));
     }
     kernel(t);
     for (int k = 0; k < K::sums; ++k) {
-      T term = weighted && k >= K::scaled_sums ? t.sum[k] * weight : t.sum[k];
+      T term = math::first(weighted && k >= K::scaled_sums ? t.sum[k] * factor : t.sum[k]);
       math::detail::keep_rounding(term);
       s.sum[k] = s.sum[k] + term;
     }
     for (int k = 0; k < K::ranges; ++k) {
-      if (t.range[k] < s.low[k]) s.low[k] = t.range[k];
-      if (t.range[k] > s.high[k]) s.high[k] = t.range[k];
+      const T x = math::first(t.range[k]);
+      if (x < s.low[k]) s.low[k] = x;
+      if (x > s.high[k]) s.high[k] = x;
     }
     for (int k = 0; k < K::outputs; ++k) {
       const token_output<T>& y = a.out[k];
       if (y.data == nullptr) continue;
-      const T value = t.out[k] + T(0);  // never −0
+      const T value = math::first(t.out[k]) + T(0);  // never −0
       T& to = y.data[i * y.per_row + begin * y.per_begin + j * y.stride];
       to = y.accumulate ? to + value : value;
     }
