@@ -19,3 +19,11 @@ foreach(transcript IN LISTS rlhf_transcripts)
     rlhf_skip("transcript ${name}" "the example ${example} is not built")
   endif()
 endforeach()
+
+# What the pipeline does with files: bad lines, no usable pair, the same seed twice, an interrupt.
+if(TARGET rlhf_pipeline)
+  add_test(NAME example.rlhf_pipeline_files COMMAND "${CMAKE_COMMAND}"
+           "-DPROGRAM=$<TARGET_FILE:rlhf_pipeline>"
+           "-DFOLDER=${CMAKE_CURRENT_BINARY_DIR}/examples/rlhf_pipeline_files"
+           -P "${CMAKE_CURRENT_SOURCE_DIR}/examples/rlhf_pipeline_files.cmake")
+endif()

@@ -1,4 +1,4 @@
-// expect: executor
+// expect: serial
 // The compiler's own words: serial is declared, and defined by the host backend alone.
 #include "rlhf/policy/clipped_surrogate.hpp"
 

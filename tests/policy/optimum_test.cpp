@@ -89,14 +89,14 @@ TEST_CASE("clipped_surrogate_loss with ratio-weighted k3 ends at ref · exp(rewa
     const row logit = train(epochs, [&](const row& log_prob, const row& old) {
       const row weight = exp(old);
       row d;
-      rlhf::clipped_surrogate_loss<double>({.log_prob = as_row(log_prob),
-                                            .old_log_prob = as_row(old),
-                                            .ref_log_prob = as_row(ref),
-                                            .advantage = as_row(reward),
-                                            .mask = {weight.data(), one_row}},
-                                           {.d_log_prob = {d.data(), one_row}},
-                                           {.over = aggregation::token_sum(),
-                                            .kl = {.coefficient = beta}});
+      rlhf::clipped_surrogate_loss<double>(
+          {.log_prob = as_row(log_prob),
+           .old_log_prob = as_row(old),
+           .ref_log_prob = as_row(ref),
+           .advantage = as_row(reward),
+           .mask = {weight.data(), one_row}},
+          {.d_log_prob = {d.data(), one_row}},
+          {.over = aggregation::token_sum(), .kl = {.coefficient = beta}});
       return d;
     });
     CHECK(distance_from_optimum(logit) <= 1e-4);
@@ -203,7 +203,8 @@ struct preferences {
   }
   row collect(const std::vector<double>& d_chosen, const std::vector<double>& d_rejected) const {
     row d = {};
-    for (std::size_t k = 0; k < size(); ++k) d[chosen[k]] += d_chosen[k], d[rejected[k]] += d_rejected[k];
+    for (std::size_t k = 0; k < size(); ++k)
+      d[chosen[k]] += d_chosen[k], d[rejected[k]] += d_rejected[k];
     return d;
   }
 };

@@ -18,14 +18,22 @@ inline time_variant time_variant_of(int v) {
   using rlhf::hole_mode;
   using rlhf::hole_reward;
   switch (v) {
-    case 1: return {.bootstrap = true};
-    case 2: return {.bootstrap = true, .terminated = true};
-    case 3: return {.next_value = true, .terminated = true, .truncated = true};
-    case 4: return {.bootstrap = true, .holes = hole_mode::zero};
-    case 5: return {.terminated = true, .holes = hole_mode::count};
-    case 6: return {.bootstrap = true, .reward = hole_reward::to_previous};
-    case 7: return {.next_value = true, .truncated = true, .holes = hole_mode::zero};
-    default: return {};
+    case 1:
+      return {.bootstrap = true};
+    case 2:
+      return {.bootstrap = true, .terminated = true};
+    case 3:
+      return {.next_value = true, .terminated = true, .truncated = true};
+    case 4:
+      return {.bootstrap = true, .holes = hole_mode::zero};
+    case 5:
+      return {.terminated = true, .holes = hole_mode::count};
+    case 6:
+      return {.bootstrap = true, .reward = hole_reward::to_previous};
+    case 7:
+      return {.next_value = true, .truncated = true, .holes = hole_mode::zero};
+    default:
+      return {};
   }
 }
 
@@ -40,10 +48,8 @@ entry estimator(const char* name, bool with_value) {
     if (with_value) s.push_back({"value", extent::token, -1, 1});
     if (v.next_value) s.push_back({"next_value", extent::token, -1, 1, nullptr, true});
     if (v.bootstrap) s.push_back({"bootstrap_value", extent::row, -1, 1, nullptr, true});
-    if (v.terminated)
-      s.push_back({"terminated", extent::token, 0, 0.1, nullptr, true, kind::flag});
-    if (v.truncated)
-      s.push_back({"truncated", extent::token, 0, 0.1, nullptr, true, kind::flag});
+    if (v.terminated) s.push_back({"terminated", extent::token, 0, 0.1, nullptr, true, kind::flag});
+    if (v.truncated) s.push_back({"truncated", extent::token, 0, 0.1, nullptr, true, kind::flag});
     return s;
   };
   e.shape_inputs = [](problem& p, random_numbers&) {

@@ -81,10 +81,13 @@ TEST_CASE("lengths and offsets that do not fit are named") {
     for (const int bad : {-1, 5})
       expect_violation(e, p, form::lengths, e.layout_name + ": lengths",
                        [&](auto& a) { a.lengths32[1] = bad; });
-    expect_violation(e, p, form::lengths, e.layout_name + ": lengths", [&](auto& a) { a.lengths32.pop_back(); });
+    expect_violation(e, p, form::lengths, e.layout_name + ": lengths",
+                     [&](auto& a) { a.lengths32.pop_back(); });
     p.length = {2, 1, 3};
-    expect_violation(e, p, form::packed, e.layout_name + ": packed", [&](auto& a) { a.offsets[0] = 1; });
-    expect_violation(e, p, form::packed, e.layout_name + ": packed", [&](auto& a) { a.offsets[1] = 5; });
+    expect_violation(e, p, form::packed, e.layout_name + ": packed",
+                     [&](auto& a) { a.offsets[0] = 1; });
+    expect_violation(e, p, form::packed, e.layout_name + ": packed",
+                     [&](auto& a) { a.offsets[1] = 5; });
     expect_violation(e, p, form::packed, e.layout_name + ": packed", [&](auto& a) {
       for (const auto& [name, size] : a.sizes)
         if (size == extent::token && a.memory.count(name) != 0) a.memory[name].push_back(0);
@@ -100,7 +103,8 @@ TEST_CASE("weights that are no weights are named") {
     random_numbers random(35);
     const problem p = draw(e, 0, 3, 4, false, random);
     for (const double bad : {-1.0, not_a_number, infinite})
-      expect_violation(e, p, form::mask_double, e.mask_name, [&](auto& a) { a.mask_double[2] = bad; });
+      expect_violation(e, p, form::mask_double, e.mask_name,
+                       [&](auto& a) { a.mask_double[2] = bad; });
   }
 }
 

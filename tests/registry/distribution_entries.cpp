@@ -84,16 +84,16 @@ struct token_log_prob {
   }
   template <class T, class Exec>
   static auto call(arguments<T>& a, const Exec& exec) {
-    return rlhf::token_log_prob<T>({.logits = a.in("logits"),
-                                    .label = a.label("label"),
-                                    .mask = a.mask(),
-                                    .layout = a.layout()},
-                                   {.log_prob = a.out("log_prob"),
-                                    .entropy = a.out("entropy"),
-                                    .log_sum_exp = a.out("log_sum_exp"),
-                                    .sum_p_squared = a.out("sum_p_squared")},
-                                   {.temperature = a.number("temperature", temperature(a.p->variant))},
-                                   exec);
+    return rlhf::token_log_prob<T>(
+        {.logits = a.in("logits"),
+         .label = a.label("label"),
+         .mask = a.mask(),
+         .layout = a.layout()},
+        {.log_prob = a.out("log_prob"),
+         .entropy = a.out("entropy"),
+         .log_sum_exp = a.out("log_sum_exp"),
+         .sum_p_squared = a.out("sum_p_squared")},
+        {.temperature = a.number("temperature", temperature(a.p->variant))}, exec);
   }
   static figures read(const rlhf::token_log_prob_result& r) { return read_log_prob(r); }
 };
@@ -180,7 +180,9 @@ struct cross_entropy {
          .group_id = a.id("group_id"),
          .mask = a.mask(),
          .layout = a.layout()},
-        {.d_logits = a.out("d_logits"), .token_loss = a.out("token_loss"), .upstream = a.upstream()},
+        {.d_logits = a.out("d_logits"),
+         .token_loss = a.out("token_loss"),
+         .upstream = a.upstream()},
         {.label_smoothing = a.number("label_smoothing", smoothing(v)),
          .z_loss = a.number("z_loss", z_loss(v)),
          .temperature = a.number("temperature", temperature(v)),
@@ -241,7 +243,8 @@ struct clipped_surrogate_from_logits {
         }
       const quad one = 1;
       return policy_reference(p, x, [&](index i, index j) {
-        const quad ratio = expq(quad_at(p, x, "log_prob", i, j) - quad_at(p, x, "old_log_prob", i, j));
+        const quad ratio =
+            expq(quad_at(p, x, "log_prob", i, j) - quad_at(p, x, "old_log_prob", i, j));
         return rlhf::formula::clipped_surrogate(ratio, quad_at(p, x, "advantage", i, j),
                                                 one - static_cast<quad>(0.2),
                                                 one + static_cast<quad>(0.28), quad(1e300))
@@ -282,10 +285,58 @@ struct clipped_surrogate_from_logits {
   static figures read(const rlhf::policy_result& r) { return read_policy(r); }
 };
 
+/// A formula of the user's own on logits.
+struct own_formula {
+  template <rlhf::lane V>
+  V operator()(const rlhf::policy_token<V>& t) const {
+    return t.ratio * t.ratio * t.advantage;
+  }
+};
+struct own_policy_loss_from_logits {
+  static entry describe() {
+    entry e = clipped_surrogate_from_logits::describe();
+    e.name = "policy_loss_from_logits";
+    e.variants = 2;
+    e.refused = {{"temperature", {0, -1, not_a_number, infinite}}};
+    e.reference = [](const problem& p, const quad_inputs& x) {
+      const auto w = aggregation_weights(p, policy_variant_of(p.variant).mode, 16);
+      return sum_over_rows(p, x, w, [&](const quad_row& row, index i, index j) {
+        return expq(2 * (row.log_prob - quad_at(p, x, "old_log_prob", i, j))) *
+               quad_at(p, x, "advantage", i, j);
+      });
+    };
+    return e;
+  }
+  template <class T, class Exec>
+  static auto call(arguments<T>& a, const Exec& exec) {
+    const int v = a.p->variant;
+    return rlhf::policy_loss_from_logits<T>(
+        own_formula(),
+        {.logits = a.in("logits"),
+         .label = a.label("label"),
+         .old_log_prob = a.in("old_log_prob"),
+         .advantage = a.in("advantage"),
+         .mask = a.mask(),
+         .layout = a.layout()},
+        {.d_logits = a.out("d_logits"),
+         .log_prob = a.out("log_prob"),
+         .entropy = a.out("entropy"),
+         .token_loss = a.out("token_loss"),
+         .ratio = a.out("ratio"),
+         .upstream = a.upstream()},
+        {.over = aggregation_of(a, policy_variant_of(v).mode),
+         .nonfinite = a.nonfinite,
+         .temperature = a.number("temperature", temperature(v))},
+        exec);
+  }
+  static figures read(const rlhf::policy_result& r) { return read_policy(r); }
+};
+
 const registrar a(make_entry<token_log_prob>());
 const registrar b(make_entry<token_log_prob_backward>());
 const registrar c(make_entry<cross_entropy>());
 const registrar d(make_entry<clipped_surrogate_from_logits>());
+const registrar f(make_entry<own_policy_loss_from_logits>());
 
 }  // namespace
 }  // namespace rlhf_test

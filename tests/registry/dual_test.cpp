@@ -27,7 +27,9 @@ namespace {
 struct reinforce {
   static constexpr int inputs = 2, slopes = 1;
   template <class T>
-  static bool kink(const T*) { return false; }
+  static bool kink(const T*) {
+    return false;
+  }
   template <rlhf::lane V>
   static V loss(const V* x, V* d) {
     const auto t = formula::reinforce(x[0], x[1]);
@@ -41,7 +43,9 @@ template <int Dual>
 struct clipped_surrogate {
   static constexpr int inputs = 3, slopes = 1;
   template <class T>
-  static bool kink(const T* x) { return std::abs(x[0] - x[1]) >= 80; }
+  static bool kink(const T* x) {
+    return std::abs(x[0] - x[1]) >= 80;
+  }
   template <rlhf::lane V>
   static V loss(const V* x, V* d) {
     const V ratio = math::exp(math::bounded(x[0] - x[1]));
@@ -65,8 +69,8 @@ struct kl_estimate {
   template <rlhf::lane V>
   static V loss(const V* x, V* d) {
     const V ratio = math::exp(math::bounded(x[0] - x[2]));
-    const auto t = formula::kl_estimate<V>(x[0] - x[1], ratio, Estimator, Weighting, Clamped ? 0.75 : 0,
-                                           Clamped ? 0.5 : 0);
+    const auto t = formula::kl_estimate<V>(x[0] - x[1], ratio, Estimator, Weighting,
+                                           Clamped ? 0.75 : 0, Clamped ? 0.5 : 0);
     d[0] = t.d_log_prob;
     return t.value;
   }
@@ -75,7 +79,9 @@ struct kl_estimate {
 struct squared_error {
   static constexpr int inputs = 2, slopes = 1;
   template <class T>
-  static bool kink(const T*) { return false; }
+  static bool kink(const T*) {
+    return false;
+  }
   template <rlhf::lane V>
   static V loss(const V* x, V* d) {
     const auto t = formula::squared_error(x[0], x[1]);
@@ -88,7 +94,9 @@ struct squared_error {
 struct clipped_squared_error {
   static constexpr int inputs = 3, slopes = 1;
   template <class T>
-  static bool kink(const T*) { return false; }
+  static bool kink(const T*) {
+    return false;
+  }
   template <rlhf::lane V>
   static V loss(const V* x, V* d) {
     const auto t = formula::clipped_squared_error(x[0], x[1], x[2], math::constant<V>(0.25));
@@ -100,7 +108,9 @@ struct clipped_squared_error {
 struct bradley_terry {
   static constexpr int inputs = 3, slopes = 2;
   template <class T>
-  static bool kink(const T*) { return false; }
+  static bool kink(const T*) {
+    return false;
+  }
   template <rlhf::lane V>
   static V loss(const V* x, V* d) {
     const auto t = formula::bradley_terry(x[0], x[1], x[2]);
@@ -113,7 +123,9 @@ struct bradley_terry {
 struct bradley_terry_soft {
   static constexpr int inputs = 3, slopes = 2;
   template <class T>
-  static bool kink(const T* x) { return x[0] - x[1] - x[2] == 0; }
+  static bool kink(const T* x) {
+    return x[0] - x[1] - x[2] == 0;
+  }
   template <rlhf::lane V>
   static V loss(const V* x, V* d) {
     const auto t = formula::bradley_terry_soft(x[0], x[1], x[2], math::constant<V>(0.875));
@@ -128,7 +140,9 @@ template <int Sign>
 struct dpo {
   static constexpr int inputs = 1, slopes = 1;
   template <class T>
-  static bool kink(const T*) { return false; }
+  static bool kink(const T*) {
+    return false;
+  }
   template <rlhf::lane V>
   static V loss(const V* x, V* d) {
     const auto t = formula::dpo(x[0], math::constant<V>(0.875), math::constant<V>(Sign * 0.125));
@@ -144,8 +158,7 @@ V slopes_of(const V* x, V* written, V* found) {
   const V loss = F::template loss<V>(x, written);
   for (int k = 0; k < F::slopes; ++k) {
     D lifted[F::inputs], ignored[F::slopes];
-    for (int i = 0; i < F::inputs; ++i)
-      lifted[i] = D{x[i], math::constant<V>(i == k ? 1 : 0)};
+    for (int i = 0; i < F::inputs; ++i) lifted[i] = D{x[i], math::constant<V>(i == k ? 1 : 0)};
     found[k] = F::template loss<D>(lifted, ignored).tangent;
   }
   return loss;
@@ -165,8 +178,8 @@ void check_lanes(const number_rows& numbers) {
     for (int i = 0; i < F::inputs; ++i) {
       lanes lane;
       for (int l = 0; l < width; ++l)
-        lane[static_cast<std::size_t>(l)] =
-            static_cast<T>(numbers[static_cast<std::size_t>(first + l)][static_cast<std::size_t>(i)]);
+        lane[static_cast<std::size_t>(l)] = static_cast<T>(
+            numbers[static_cast<std::size_t>(first + l)][static_cast<std::size_t>(i)]);
       x[i] = math::load<V>(lane.data());
     }
     const V loss = slopes_of<F, V>(x, written, found);
@@ -181,7 +194,8 @@ void check_lanes(const number_rows& numbers) {
         const auto a = static_cast<double>(math::lane_at(written[k], l));
         const auto b = static_cast<double>(math::lane_at(found[k], l));
         // Where terms of the loss's size cancel, dual numbers are no better than its rounding.
-        const double size = std::max({1.0, std::abs(b), std::abs(static_cast<double>(math::lane_at(loss, l)))});
+        const double size =
+            std::max({1.0, std::abs(b), std::abs(static_cast<double>(math::lane_at(loss, l)))});
         CHECK((a == b || std::abs(a - b) <= tolerance * size));
       }
     }
@@ -190,8 +204,8 @@ void check_lanes(const number_rows& numbers) {
 
 template <class F>
 void check_formula() {
-  constexpr std::array extremes = {0.0, 1e-300, -1e-300, 1e-8, -1e-8,  0.25, -0.25, 1.0, -1.0,
-                                   3.5, -3.5,   20.0,    -20.0, 39.0, -39.0, 1e4,   -1e4};
+  constexpr std::array extremes = {0.0, 1e-300, -1e-300, 1e-8,  -1e-8, 0.25,  -0.25, 1.0, -1.0,
+                                   3.5, -3.5,   20.0,    -20.0, 39.0,  -39.0, 1e4,   -1e4};
   random_numbers random(81);
   number_rows numbers;
   for (int round = 0; round < 200; ++round) {

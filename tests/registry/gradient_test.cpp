@@ -34,7 +34,10 @@ TEST_CASE("every loss agrees with its formula summed in __float128") {
       if (f.count("loss") == 0) continue;
       const double loss = f.at("loss");
       const quad expected = e.reference(p, widen(p));
-      CHECK(relative(loss, expected, expected > 1 ? expected : expected < -1 ? -expected : quad(1)) < 1e-13);
+      CHECK(relative(loss, expected,
+                     expected > 1    ? expected
+                     : expected < -1 ? -expected
+                                     : quad(1)) < 1e-13);
     }
   }
 }

@@ -52,10 +52,10 @@ struct kl_estimate {
           const quad now = quad_at(p, x, "log_prob", i, j);
           const quad ratio = expq(now - quad_at(p, x, "old_log_prob", i, j));
           loss += w[static_cast<std::size_t>(i * p.columns + j)] *
-                  rlhf::formula::kl_estimate<quad>(
-                      now - quad_at(p, x, "ref_log_prob", i, j), ratio, estimators[p.variant % 4],
-                      weighting(p.variant), static_cast<quad>(input_clamp(p.variant)),
-                      static_cast<quad>(output_clamp(p.variant)))
+                  rlhf::formula::kl_estimate<quad>(now - quad_at(p, x, "ref_log_prob", i, j), ratio,
+                                                   estimators[p.variant % 4], weighting(p.variant),
+                                                   static_cast<quad>(input_clamp(p.variant)),
+                                                   static_cast<quad>(output_clamp(p.variant)))
                       .value;
         }
       return loss;

@@ -39,7 +39,8 @@ TEST_CASE("any number of threads gives the bits of one") {
     CAPTURE(e.name);
     random_numbers random(22);
     for (int v = 0; v < e.variants; v += 3)
-      for (const auto& [rows, columns] : {std::pair<std::ptrdiff_t, std::ptrdiff_t>{300, 9}, {3, 5000}, {1, 20000}}) {
+      for (const auto& [rows, columns] :
+           {std::pair<std::ptrdiff_t, std::ptrdiff_t>{300, 9}, {3, 5000}, {1, 20000}}) {
         const problem p = draw(e, v, rows, columns, v % 2 == 0, random);
         auto alone = lay_out<double>(e, p, form::mask_u8);
         const figures expected = e.call_double(alone);
@@ -170,7 +171,8 @@ TEST_CASE("float is close to double") {
         double largest = 0;
         for (const double t : x) largest = std::max(largest, std::abs(t));
         for (std::size_t i = 0; i < x.size(); ++i)
-          CHECK(std::abs(static_cast<double>(y[i]) - x[i]) <= e.float_error * 0x1p-24 * (largest > 0 ? largest : 1));
+          CHECK(std::abs(static_cast<double>(y[i]) - x[i]) <=
+                e.float_error * 0x1p-24 * (largest > 0 ? largest : 1));
       }
     }
   }

@@ -109,7 +109,8 @@ TEST_CASE("a weight of 0 is a mask, a weight of 1 is none") {
       for (const form f : {form::mask_float, form::mask_double}) {
         auto weights = lay_out<double>(e, p, f);
         CHECK(same_bits(e.call_double(weights), expected));
-        for (const auto& [name, m] : flags.written) CHECK(same_bits(dense(weights, name), dense(flags, name)));
+        for (const auto& [name, m] : flags.written)
+          CHECK(same_bits(dense(weights, name), dense(flags, name)));
       }
     }
   }

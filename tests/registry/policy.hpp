@@ -22,15 +22,14 @@ inline policy_variant policy_variant_of(int v) {
   using rlhf::aggregation_mode;
   using rlhf::kl_estimator;
   using rlhf::kl_weighting;
-  constexpr aggregation_mode modes[] = {
-      aggregation_mode::token_mean,
-      aggregation_mode::token_sum,
-      aggregation_mode::sequence_mean_token_sum,
-      aggregation_mode::sequence_mean_token_sum_norm,
-      aggregation_mode::sequence_mean_token_mean,
-      aggregation_mode::group_mean_token_mean,
-      aggregation_mode::turn_mean,
-      aggregation_mode::none};
+  constexpr aggregation_mode modes[] = {aggregation_mode::token_mean,
+                                        aggregation_mode::token_sum,
+                                        aggregation_mode::sequence_mean_token_sum,
+                                        aggregation_mode::sequence_mean_token_sum_norm,
+                                        aggregation_mode::sequence_mean_token_mean,
+                                        aggregation_mode::group_mean_token_mean,
+                                        aggregation_mode::turn_mean,
+                                        aggregation_mode::none};
   policy_variant r{modes[v % 8]};
   if (v < 8) return r;
   r.mode = modes[v % 6];
@@ -117,7 +116,8 @@ rlhf::entropy_term entropy_of(const arguments<T>& a) {
 
 /// Variants without KL, entropy and anything that is not of degree 1 in the advantage.
 inline std::vector<std::string> policy_homogeneous(int variant) {
-  return policy_variant_of(variant).kl ? std::vector<std::string>{} : std::vector<std::string>{"advantage"};
+  return policy_variant_of(variant).kl ? std::vector<std::string>{}
+                                       : std::vector<std::string>{"advantage"};
 }
 inline std::vector<refused_number> policy_refused() {
   return {{"kl.coefficient", {-1, not_a_number, infinite}, 8},
@@ -168,7 +168,8 @@ quad policy_reference(const problem& p, const quad_inputs& x, rlhf::aggregation_
         const quad ratio = expq(now - quad_at(p, x, "old_log_prob", i, j));
         const quad delta = now - quad_at(p, x, "ref_log_prob", i, j);
         loss += weight * static_cast<quad>(policy_kl) *
-                rlhf::formula::kl_estimate(delta, ratio, v.estimator, v.weighting, quad(0), quad(0)).value;
+                rlhf::formula::kl_estimate(delta, ratio, v.estimator, v.weighting, quad(0), quad(0))
+                    .value;
       }
       if (v.entropy)
         loss -= weight * static_cast<quad>(policy_entropy) * quad_at(p, x, "entropy", i, j);

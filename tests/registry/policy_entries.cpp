@@ -30,7 +30,8 @@ struct clipped_surrogate {
       const quad one = 1;
       const quad limit = dual(p.variant) == 0 ? quad(1e300) : static_cast<quad>(dual(p.variant));
       return policy_reference(p, x, [&](index i, index j) {
-        const quad ratio = expq(quad_at(p, x, "log_prob", i, j) - quad_at(p, x, "old_log_prob", i, j));
+        const quad ratio =
+            expq(quad_at(p, x, "log_prob", i, j) - quad_at(p, x, "old_log_prob", i, j));
         return rlhf::formula::clipped_surrogate(ratio, quad_at(p, x, "advantage", i, j),
                                                 one - static_cast<quad>(0.2),
                                                 one + static_cast<quad>(0.28), limit)
@@ -42,16 +43,15 @@ struct clipped_surrogate {
   template <class T, class Exec>
   static auto call(arguments<T>& a, const Exec& exec) {
     const int v = a.p->variant;
-    return rlhf::clipped_surrogate_loss<T>(
-        policy_batch_of(a), policy_output_of(a),
-        {.clip_low = a.number("clip_low", 0.2),
-         .clip_high = a.number("clip_high", 0.28),
-         .dual_clip = a.number("dual_clip", dual(v)),
-         .over = aggregation_of(a, policy_variant_of(v).mode),
-         .kl = kl_of(a),
-         .entropy = entropy_of(a),
- .nonfinite = a.nonfinite},
-        exec);
+    return rlhf::clipped_surrogate_loss<T>(policy_batch_of(a), policy_output_of(a),
+                                           {.clip_low = a.number("clip_low", 0.2),
+                                            .clip_high = a.number("clip_high", 0.28),
+                                            .dual_clip = a.number("dual_clip", dual(v)),
+                                            .over = aggregation_of(a, policy_variant_of(v).mode),
+                                            .kl = kl_of(a),
+                                            .entropy = entropy_of(a),
+                                            .nonfinite = a.nonfinite},
+                                           exec);
   }
   static figures read(const rlhf::policy_result& r) { return read_policy(r); }
 };
@@ -75,7 +75,7 @@ struct reinforce {
                                    {.over = aggregation_of(a, policy_variant_of(v).mode),
                                     .kl = kl_of(a),
                                     .entropy = entropy_of(a),
- .nonfinite = a.nonfinite},
+                                    .nonfinite = a.nonfinite},
                                    exec);
   }
   static figures read(const rlhf::policy_result& r) { return read_policy(r); }
@@ -108,8 +108,8 @@ struct sequence_clipped_surrogate {
         quad sum = 0, n = 0;
         for (index j = 0; j < p.columns; ++j)
           if (p.w(i, j) > 0) {
-            sum += p.w(i, j) *
-                   (quad_at(p, x, "log_prob", i, j) - quad_at(p, x, "old_log_prob", i, j));
+            sum +=
+                p.w(i, j) * (quad_at(p, x, "log_prob", i, j) - quad_at(p, x, "old_log_prob", i, j));
             n += p.w(i, j);
           }
         const quad ratio = expq(kind(p.variant) == rlhf::sequence_ratio::mean ? sum / n : sum);
@@ -134,8 +134,48 @@ struct sequence_clipped_surrogate {
                                                      .over = aggregation_of(a, mode_of(v)),
                                                      .kl = kl_of(a),
                                                      .entropy = entropy_of(a),
- .nonfinite = a.nonfinite},
+                                                     .nonfinite = a.nonfinite},
                                                     exec);
+  }
+  static figures read(const rlhf::policy_result& r) { return read_policy(r); }
+};
+
+/// A formula of the user's own, without a slope: dual numbers find it.
+struct own_formula {
+  static constexpr bool uses_behaviour_log_prob = true;
+  template <rlhf::lane V>
+  V operator()(const rlhf::policy_token<V>& t) const {
+    const V apart = t.log_prob - t.behaviour_log_prob;
+    return rlhf::math::constant<V>(0.125) * apart * apart - t.ratio * t.advantage;
+  }
+};
+struct own_policy_loss {
+  static entry describe() {
+    entry e = policy_entry("policy_loss");
+    e.homogeneous = nullptr;
+    e.inputs = [](int v) {
+      auto s = policy_inputs(v);
+      s.insert(s.begin() + 2, {"behaviour_log_prob", extent::token, -3, -0.1});
+      return s;
+    };
+    e.reference = [](const problem& p, const quad_inputs& x) {
+      return policy_reference(p, x, [&](index i, index j) {
+        const quad now = quad_at(p, x, "log_prob", i, j);
+        const quad apart = now - quad_at(p, x, "behaviour_log_prob", i, j);
+        return apart * apart / 8 -
+               expq(now - quad_at(p, x, "old_log_prob", i, j)) * quad_at(p, x, "advantage", i, j);
+      });
+    };
+    return e;
+  }
+  template <class T, class Exec>
+  static auto call(arguments<T>& a, const Exec& exec) {
+    return rlhf::policy_loss<T>(own_formula(), policy_batch_of(a), policy_output_of(a),
+                                {.over = aggregation_of(a, policy_variant_of(a.p->variant).mode),
+                                 .kl = kl_of(a),
+                                 .entropy = entropy_of(a),
+                                 .nonfinite = a.nonfinite},
+                                exec);
   }
   static figures read(const rlhf::policy_result& r) { return read_policy(r); }
 };
@@ -143,6 +183,7 @@ struct sequence_clipped_surrogate {
 const registrar a(make_entry<clipped_surrogate>());
 const registrar b(make_entry<reinforce>());
 const registrar c(make_entry<sequence_clipped_surrogate<rlhf::sequence_form::sequence>>());
+const registrar e(make_entry<own_policy_loss>());
 const registrar d(make_entry<sequence_clipped_surrogate<rlhf::sequence_form::token>>());
 
 }  // namespace

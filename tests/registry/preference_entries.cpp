@@ -27,15 +27,16 @@ struct dpo {
     }
     e.inputs = [](int v) {
       const double low = Tokens ? -3 : -30, high = Tokens ? -0.1 : -10;
-      std::vector<input_spec> s{{"chosen_log_prob", extent::token, low, high, "d_chosen_log_prob"},
-                                {"rejected_log_prob", extent::token, low, high,
-                                 "d_rejected_log_prob"}};
+      std::vector<input_spec> s{
+          {"chosen_log_prob", extent::token, low, high, "d_chosen_log_prob"},
+          {"rejected_log_prob", extent::token, low, high, "d_rejected_log_prob"}};
       s[1].leads = Tokens;  // the two answers may differ in width
       if (!reference_free(v)) {
         s.push_back({"ref_chosen_log_prob", extent::token, low, high});
         s.push_back({"ref_rejected_log_prob", extent::token, low, high});
       }
-      if (v == 1) s.push_back({"margin", Tokens ? extent::row : extent::token, 0, 1, nullptr, true});
+      if (v == 1)
+        s.push_back({"margin", Tokens ? extent::row : extent::token, 0, 1, nullptr, true});
       return s;
     };
     e.outputs = [](int v) {
@@ -45,7 +46,8 @@ struct dpo {
     };
     e.refused = {{"beta", {0, -1, not_a_number, infinite}},
                  {"label_smoothing", {0.1}, 0},
-                 {"label_smoothing", {-0.1, 0.5, not_a_number}, 2}};
+                 {"label_smoothing", {-0.1, 0.6, not_a_number}, 2},
+                 {"label_smoothing", {0.5}, 3}};
     e.reference = [](const problem& p, const quad_inputs& x) {
       const int v = p.variant;
       const auto answer = [&](const char* name, index i) {
@@ -65,11 +67,10 @@ struct dpo {
           pairs.weight.push_back(p.counts_at(extent::row, i, 0) ? 1 : 0);
       }
       return pair_reference(pairs, v != 5, [&](index i) {
-        const quad z =
-            static_cast<quad>(0.25) *
-                ((answer("chosen_log_prob", i) - answer("ref_chosen_log_prob", i)) -
-                 (answer("rejected_log_prob", i) - answer("ref_rejected_log_prob", i))) -
-            quad_at(p, x, "margin", i, 0);
+        const quad z = static_cast<quad>(0.25) *
+                           ((answer("chosen_log_prob", i) - answer("ref_chosen_log_prob", i)) -
+                            (answer("rejected_log_prob", i) - answer("ref_rejected_log_prob", i))) -
+                       quad_at(p, x, "margin", i, 0);
         const quad flipped = smoothing(v), win = quad_softplus(-z), lose = quad_softplus(z);
         return kind_of(v) == rlhf::dpo_variant::robust
                    ? ((1 - flipped) * win - flipped * lose) / (1 - 2 * flipped)
@@ -109,8 +110,63 @@ struct dpo {
   static figures read(const rlhf::dpo_result& r) { return read_pairs(r); }
 };
 
+/// A formula of the user's own over pairs, without slopes: dual numbers find them.
+struct own_formula {
+  static constexpr bool uses_reference = true;
+  template <rlhf::lane V>
+  V operator()(const rlhf::scored_pair<V>& p) const {
+    const V z = (p.chosen - p.ref_chosen) - (p.rejected - p.ref_rejected) - p.margin;
+    return p.target * rlhf::math::softplus(-z) + p.rejected * p.rejected;
+  }
+};
+struct own_pair_loss {
+  static entry describe() {
+    entry e = pair_entry("pair_loss");
+    e.convex = true;
+    e.inputs = [](int) {
+      return std::vector<input_spec>{{"chosen_score", extent::token, -3, 3, "d_chosen_score"},
+                                     {"rejected_score", extent::token, -3, 3, "d_rejected_score"},
+                                     {"ref_chosen_score", extent::token, -3, 3},
+                                     {"ref_rejected_score", extent::token, -3, 3},
+                                     {"margin", extent::token, 0, 1, nullptr, true},
+                                     {"target", extent::token, 0, 1, nullptr, true}};
+    };
+    e.outputs = [](int) {
+      return std::vector<output_spec>{{"d_chosen_score"}, {"d_rejected_score"}, {"pair_loss"}};
+    };
+    e.reference = [](const problem& p, const quad_inputs& x) {
+      return pair_reference(p, true, [&](index i) {
+        const auto at = [&](const char* name) { return quad_at(p, x, name, i, 0); };
+        const quad rejected = at("rejected_score");
+        const quad z = (at("chosen_score") - at("ref_chosen_score")) -
+                       (rejected - at("ref_rejected_score")) - at("margin");
+        return at("target") * quad_softplus(-z) + rejected * rejected;
+      });
+    };
+    return e;
+  }
+  template <class T, class Exec>
+  static auto call(arguments<T>& a, const Exec& exec) {
+    return rlhf::pair_loss<T>(own_formula(),
+                              {.chosen_score = a.in("chosen_score"),
+                               .rejected_score = a.in("rejected_score"),
+                               .ref_chosen_score = a.in("ref_chosen_score"),
+                               .ref_rejected_score = a.in("ref_rejected_score"),
+                               .margin = a.in("margin"),
+                               .target = a.in("target"),
+                               .weight = a.mask()},
+                              {.d_chosen_score = a.out("d_chosen_score"),
+                               .d_rejected_score = a.out("d_rejected_score"),
+                               .pair_loss = a.out("pair_loss"),
+                               .upstream = a.upstream()},
+                              {.over = reduction_of(a, true), .nonfinite = a.nonfinite}, exec);
+  }
+  static figures read(const rlhf::pair_result& r) { return read_pairs(r); }
+};
+
 const registrar a(make_entry<dpo<false>>());
 const registrar b(make_entry<dpo<true>>());
+const registrar c(make_entry<own_pair_loss>());
 
 }  // namespace
 }  // namespace rlhf_test

@@ -50,8 +50,8 @@ void for_each_entry(const Fits& fits, const Property& property) {
     rc::detail::TestParams parameters = rc::detail::configuration().testParams;
     parameters.seed = 1;  // the same batches in every run
     parameters.maxSuccess = runs();
-    const auto result = rc::detail::checkTestable(
-        [&] { property(e); }, rc::detail::TestMetadata(), parameters);
+    const auto result =
+        rc::detail::checkTestable([&] { property(e); }, rc::detail::TestMetadata(), parameters);
     std::ostringstream said;
     rc::detail::printResultMessage(result, said);
     CAPTURE(e.name);
@@ -63,49 +63,54 @@ void for_each_entry(const Fits& fits, const Property& property) {
 }  // namespace
 
 TEST_CASE("garbage in slots that do not count changes no bit, whatever the batch") {
-  for_each_entry([](const entry& e) { return e.masked; }, [](const entry& e) {
-    const batch b = any_batch(e);
-    if (e.has_holes(b.variant)) return;
-    auto clean = lay_out<double>(e, b.p, b.f), dirty = lay_out<double>(e, b.p, b.f);
-    poison(e, dirty, not_a_number);
-    const figures expected = e.call_double(clean);
-    RC_ASSERT(same_bits(e.call_double(dirty), expected));
-    RC_ASSERT(same_outputs(dirty, clean));
-  });
+  for_each_entry([](const entry& e) { return e.masked; },
+                 [](const entry& e) {
+                   const batch b = any_batch(e);
+                   if (e.has_holes(b.variant)) return;
+                   auto clean = lay_out<double>(e, b.p, b.f), dirty = lay_out<double>(e, b.p, b.f);
+                   poison(e, dirty, not_a_number);
+                   const figures expected = e.call_double(clean);
+                   RC_ASSERT(same_bits(e.call_double(dirty), expected));
+                   RC_ASSERT(same_outputs(dirty, clean));
+                 });
 }
 
 TEST_CASE("every layout gives the same bits, whatever the batch") {
-  for_each_entry([](const entry&) { return true; }, [](const entry& e) {
-    const batch b = any_batch(e);
-    auto plain = lay_out<double>(e, b.p, form::mask_u8), other = lay_out<double>(e, b.p, b.f);
-    const figures expected = e.call_double(plain);
-    RC_ASSERT(same_bits(e.call_double(other), expected));
-    RC_ASSERT(same_outputs(other, plain));
-  });
+  for_each_entry([](const entry&) { return true; },
+                 [](const entry& e) {
+                   const batch b = any_batch(e);
+                   auto plain = lay_out<double>(e, b.p, form::mask_u8),
+                        other = lay_out<double>(e, b.p, b.f);
+                   const figures expected = e.call_double(plain);
+                   RC_ASSERT(same_bits(e.call_double(other), expected));
+                   RC_ASSERT(same_outputs(other, plain));
+                 });
 }
 
 TEST_CASE("micro-batches with given counts add up, wherever the batch is cut") {
-  for_each_entry([](const entry& e) { return e.reduces; }, [](const entry& e) {
-    batch b = any_batch(e);
-    if (!b.p.ids.empty()) return;
-    give_counts(e, b.p);
-    const auto cut = *rc::gen::inRange<rlhf_test::index>(0, b.p.rows + 1).as("cut");
-    std::vector<rlhf_test::index> parts[2];
-    for (rlhf_test::index i = 0; i < b.p.rows; ++i) parts[i < cut ? 0 : 1].push_back(i);
-    auto whole = lay_out<double>(e, b.p, b.f);
-    const figures expected = e.call_double(whole);
-    figures sum;
-    for (const auto& rows : parts) {
-      const problem q = select_rows(e, b.p, rows);
-      auto part = lay_out<double>(e, q, b.f);
-      add_figures(sum, e.call_double(part));
-    }
-    for (const auto& [name, x] : expected) {
-      if (begins(name, "own:")) continue;
-      RC_LOG() << name << ": " << sum.at(name) << " for " << x << '\n';
-      RC_ASSERT(sum.at(name) == x || std::abs(sum.at(name) - x) <= 1e-12 * (1 + std::abs(x)));
-    }
-  });
+  for_each_entry(
+      [](const entry& e) { return e.reduces; },
+      [](const entry& e) {
+        batch b = any_batch(e);
+        if (!b.p.ids.empty()) return;
+        give_counts(e, b.p);
+        const auto cut = *rc::gen::inRange<rlhf_test::index>(0, b.p.rows + 1).as("cut");
+        std::vector<rlhf_test::index> parts[2];
+        for (rlhf_test::index i = 0; i < b.p.rows; ++i) parts[i < cut ? 0 : 1].push_back(i);
+        auto whole = lay_out<double>(e, b.p, b.f);
+        const figures expected = e.call_double(whole);
+        figures sum;
+        for (const auto& rows : parts) {
+          const problem q = select_rows(e, b.p, rows);
+          auto part = lay_out<double>(e, q, b.f);
+          add_figures(sum, e.call_double(part));
+        }
+        for (const auto& [name, x] : expected) {
+          if (begins(name, "own:")) continue;
+          RC_LOG() << name << ": " << sum.at(name) << " for " << x << '\n';
+          RC_ASSERT(sum.at(name) == x || std::abs(sum.at(name) - x) <= 1e-12 * (1 + std::abs(x)));
+        }
+      });
 }
 
 #endif

@@ -11,7 +11,8 @@ std::size_t allocation_count = 0;
 void* take(std::size_t bytes, std::size_t alignment) {
   ++allocation_count;
   void* p = nullptr;
-  if (posix_memalign(&p, alignment < sizeof(void*) ? sizeof(void*) : alignment, bytes > 0 ? bytes : 1) != 0)
+  if (posix_memalign(&p, alignment < sizeof(void*) ? sizeof(void*) : alignment,
+                     bytes > 0 ? bytes : 1) != 0)
     throw std::bad_alloc();
   return p;
 }
@@ -21,8 +22,12 @@ void* take(std::size_t bytes, std::size_t alignment) {
 
 void* operator new(std::size_t n) { return take(n, alignof(std::max_align_t)); }
 void* operator new[](std::size_t n) { return take(n, alignof(std::max_align_t)); }
-void* operator new(std::size_t n, std::align_val_t a) { return take(n, static_cast<std::size_t>(a)); }
-void* operator new[](std::size_t n, std::align_val_t a) { return take(n, static_cast<std::size_t>(a)); }
+void* operator new(std::size_t n, std::align_val_t a) {
+  return take(n, static_cast<std::size_t>(a));
+}
+void* operator new[](std::size_t n, std::align_val_t a) {
+  return take(n, static_cast<std::size_t>(a));
+}
 void operator delete(void* p) noexcept { give_back(p); }
 void operator delete[](void* p) noexcept { give_back(p); }
 void operator delete(void* p, std::size_t) noexcept { give_back(p); }
@@ -125,7 +130,8 @@ arguments<T> lay_out(const entry& e, const problem& p, form f, double fill) {
   if (!e.masked) return a;
   bool holes = false;
   for (index i = 0; i < p.rows; ++i)
-    for (index j = 0; j < p.length[static_cast<std::size_t>(i)]; ++j) holes = holes || p.w(i, j) != 1;
+    for (index j = 0; j < p.length[static_cast<std::size_t>(i)]; ++j)
+      holes = holes || p.w(i, j) != 1;
   const bool weights = f == form::mask_float || f == form::mask_double;
   if (f == form::mask_u8 || f == form::strided || weights || holes) {
     const index n = a.packed() ? a.packed_tokens() : p.rows * p.columns;
@@ -237,7 +243,8 @@ std::vector<form> forms_of(const entry& e) {
           form::lengths, form::packed,     form::strided};
 }
 
-std::vector<quad> aggregation_weights(const problem& p, rlhf::aggregation_mode mode, double horizon) {
+std::vector<quad> aggregation_weights(const problem& p, rlhf::aggregation_mode mode,
+                                      double horizon) {
   using rlhf::aggregation_mode;
   std::vector<quad> w(static_cast<std::size_t>(p.rows * p.columns), 0);
   std::vector<quad> n(static_cast<std::size_t>(p.rows), 0);
@@ -268,10 +275,15 @@ std::vector<quad> aggregation_weights(const problem& p, rlhf::aggregation_mode m
       if (!(p.w(i, j) > 0)) continue;
       x = p.w(i, j);
       switch (mode) {
-        case aggregation_mode::token_mean: x /= given("tokens", tokens); break;
+        case aggregation_mode::token_mean:
+          x /= given("tokens", tokens);
+          break;
         case aggregation_mode::token_sum:
-        case aggregation_mode::none: break;
-        case aggregation_mode::sequence_mean_token_sum: x /= given("sequences", sequences); break;
+        case aggregation_mode::none:
+          break;
+        case aggregation_mode::sequence_mean_token_sum:
+          x /= given("sequences", sequences);
+          break;
         case aggregation_mode::sequence_mean_token_sum_norm:
           x /= given("sequences", sequences) * static_cast<quad>(horizon);
           break;

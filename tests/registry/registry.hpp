@@ -13,12 +13,12 @@
 #include <utility>
 #include <vector>
 
-#include "tests/support/backends.hpp"
-#include "tests/support/quad.hpp"
-#include "tests/support/thread_pool.hpp"
 #include "rlhf/statistics/aggregation.hpp"
 #include "rlhf/statistics/moments.hpp"
 #include "rlhf/statistics/nonfinite.hpp"
+#include "tests/support/backends.hpp"
+#include "tests/support/quad.hpp"
+#include "tests/support/thread_pool.hpp"
 
 namespace rlhf_test {
 
@@ -65,11 +65,15 @@ struct problem {
   bool has(const char* name) const { return inputs.count(name) != 0; }
   index width(extent size) const {
     switch (size) {
-      case extent::row: return 1;
-      case extent::logit: return columns * problem_classes;
-      case extent::member: return problem_members;
+      case extent::row:
+        return 1;
+      case extent::logit:
+        return columns * problem_classes;
+      case extent::member:
+        return problem_members;
       case extent::token:
-      case extent::none: break;
+      case extent::none:
+        break;
     }
     return columns;
   }
@@ -162,12 +166,14 @@ class arguments {
     if (bend && bent == name) bend(r);
     return r;
   }
-  bool given(const char* name) const { return memory.find(name) != memory.end() && left_out != name; }
+  bool given(const char* name) const {
+    return memory.find(name) != memory.end() && left_out != name;
+  }
   rlhf::signal<const T> in(const char* name) const {
     if (!given(name)) return {};
     const auto r = raw(name, const_cast<T*>(memory.find(name)->second.data()));
-    rlhf::raw_view<const T, rlhf::host_space> c{r.data, r.rank, {r.size[0], r.size[1], r.size[2]},
-                                               {r.stride[0], r.stride[1], r.stride[2]}};
+    rlhf::raw_view<const T, rlhf::host_space> c{
+        r.data, r.rank, {r.size[0], r.size[1], r.size[2]}, {r.stride[0], r.stride[1], r.stride[2]}};
     rlhf::signal<const T> s{rlhf::view<const T>(c)};
     s.one_per_sequence = sizes.find(name)->second == extent::row;
     return s;
@@ -218,7 +224,8 @@ class arguments {
   rlhf::sequence_layout<> layout() const {
     if (shape_of_memory == form::lengths)
       return rlhf::lengths(lengths32.data(), rlhf::shape(static_cast<index>(lengths32.size())));
-    if (packed()) return rlhf::packed(offsets.data(), rlhf::shape(static_cast<index>(offsets.size())));
+    if (packed())
+      return rlhf::packed(offsets.data(), rlhf::shape(static_cast<index>(offsets.size())));
     return {};
   }
   rlhf::normaliser by(const char* count) const {
@@ -242,7 +249,10 @@ inline bool begins(const std::string& name, const char* with) { return name.rfin
 
 inline void put(figures& f, const char* name, double x) { f[name] = x; }
 template <class Metric>
-  requires requires(const Metric& m) { m.sum; m.count; }
+  requires requires(const Metric& m) {
+    m.sum;
+    m.count;
+  }
 void put(figures& f, const char* name, const Metric& m) {
   f[std::string(name) + ".sum"] = m.sum;
   f[std::string(name) + ".count"] = m.count;
@@ -268,18 +278,18 @@ struct entry {
   std::string name;
   std::string mask_name = "mask", layout_name = "layout";
   int variants = 1;
-  bool tokens = true;      ///< has a layout: [rows, columns]; else [rows]
-  bool masked = true;      ///< has a mask, or one weight per row
-  bool weighs = true;      ///< a weight of 2 counts like the token twice; else > 0 is a flag
-  bool reduces = true;     ///< figures add up over micro-batches with given counts
-  bool per_row = true;     ///< outputs of a row depend on that row and the counts alone
-  bool scales = true;      ///< takes .upstream
-  bool screens = true;     ///< has a nonfinite_policy
-  bool nan_is_data = false;   ///< NaN has a meaning of its own
-  bool exact_add = true;      ///< add_to adds what would have been written, to the bit
-  bool convex = false;        ///< in all its differentiable inputs together
+  bool tokens = true;          ///< has a layout: [rows, columns]; else [rows]
+  bool masked = true;          ///< has a mask, or one weight per row
+  bool weighs = true;          ///< a weight of 2 counts like the token twice; else > 0 is a flag
+  bool reduces = true;         ///< figures add up over micro-batches with given counts
+  bool per_row = true;         ///< outputs of a row depend on that row and the counts alone
+  bool scales = true;          ///< takes .upstream
+  bool screens = true;         ///< has a nonfinite_policy
+  bool nan_is_data = false;    ///< NaN has a meaning of its own
+  bool exact_add = true;       ///< add_to adds what would have been written, to the bit
+  bool convex = false;         ///< in all its differentiable inputs together
   bool needs_outputs = false;  ///< a call without outputs is refused
-  double float_error = 64;    ///< of outputs, in 2^-24 of the largest
+  double float_error = 64;     ///< of outputs, in 2^-24 of the largest
   std::function<std::vector<input_spec>(int variant)> inputs;
   std::function<std::vector<output_spec>(int variant)> outputs;
   std::function<void(problem&, random_numbers&)> shape_inputs;  ///< after drawing; may be empty
@@ -313,8 +323,12 @@ std::vector<entry>& registry();
 template <class E>
 entry make_entry() {
   entry e = E::describe();
-  e.call_double = [](arguments<double>& a) { return E::read(E::template call<double>(a, rlhf::serial{})); };
-  e.call_float = [](arguments<float>& a) { return E::read(E::template call<float>(a, rlhf::serial{})); };
+  e.call_double = [](arguments<double>& a) {
+    return E::read(E::template call<double>(a, rlhf::serial{}));
+  };
+  e.call_float = [](arguments<float>& a) {
+    return E::read(E::template call<float>(a, rlhf::serial{}));
+  };
   e.call_parallel = [](arguments<double>& a, const thread_pool& pool) {
     return E::read(E::template call<double>(a, rlhf::parallel<thread_pool>{pool}));
   };
@@ -336,7 +350,8 @@ struct registrar {
 };
 
 /// A batch for `e`: ragged rows, holes in the mask where `holes`.
-problem draw(const entry& e, int variant, index rows, index columns, bool holes, random_numbers& random);
+problem draw(const entry& e, int variant, index rows, index columns, bool holes,
+             random_numbers& random);
 
 /// Lays a problem out in memory. Outputs are filled with `fill`. Forms without a mask need one
 /// whose weights are 1 up to the length; `packed` carries the mask along where there are holes.
@@ -365,7 +380,8 @@ void add_figures(figures& sum, const figures& part);
 std::vector<form> forms_of(const entry& e);
 
 /// w of each token for an aggregation: the definition, in plain loops.
-std::vector<quad> aggregation_weights(const problem& p, rlhf::aggregation_mode mode, double horizon);
+std::vector<quad> aggregation_weights(const problem& p, rlhf::aggregation_mode mode,
+                                      double horizon);
 
 /// Number c of row i of an input, 0 where it is not given; one number per row serves all columns.
 inline quad quad_at(const problem& p, const quad_inputs& x, const char* name, index i, index c) {
@@ -382,8 +398,10 @@ rlhf::aggregation aggregation_of(const arguments<T>& a, rlhf::aggregation_mode m
   using rlhf::aggregation;
   using rlhf::aggregation_mode;
   switch (mode) {
-    case aggregation_mode::token_mean: return aggregation::token_mean(a.by("tokens"));
-    case aggregation_mode::token_sum: return aggregation::token_sum();
+    case aggregation_mode::token_mean:
+      return aggregation::token_mean(a.by("tokens"));
+    case aggregation_mode::token_sum:
+      return aggregation::token_sum();
     case aggregation_mode::sequence_mean_token_sum:
       return aggregation::sequence_mean_token_sum(a.by("sequences"));
     case aggregation_mode::sequence_mean_token_sum_norm:
@@ -392,8 +410,10 @@ rlhf::aggregation aggregation_of(const arguments<T>& a, rlhf::aggregation_mode m
       return aggregation::sequence_mean_token_mean(a.by("sequences"));
     case aggregation_mode::group_mean_token_mean:
       return aggregation::group_mean_token_mean(a.by("groups"));
-    case aggregation_mode::turn_mean: return aggregation::turn_mean(a.by("turns"));
-    case aggregation_mode::none: break;
+    case aggregation_mode::turn_mean:
+      return aggregation::turn_mean(a.by("turns"));
+    case aggregation_mode::none:
+      break;
   }
   return aggregation::none();
 }
@@ -419,12 +439,14 @@ bool same_bits(const T& a, const T& b) {
 }
 template <class T>
 bool same_bits(const std::vector<T>& a, const std::vector<T>& b) {
-  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0);
+  return a.size() == b.size() &&
+         (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0);
 }
 inline bool same_bits(const figures& a, const figures& b) {
   if (a.size() != b.size()) return false;
   for (auto i = a.begin(), j = b.begin(); i != a.end(); ++i, ++j)
-    if (i->first != j->first || std::memcmp(&i->second, &j->second, sizeof(double)) != 0) return false;
+    if (i->first != j->first || std::memcmp(&i->second, &j->second, sizeof(double)) != 0)
+      return false;
   return true;
 }
 

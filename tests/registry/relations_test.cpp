@@ -74,13 +74,14 @@ void compare_inside(const entry& e, const problem& p, const arguments<double>& a
     CAPTURE(s.name);
     const auto x = dense(a, s.name), y = dense(b, s.name);
     const std::ptrdiff_t width = p.width(s.size), wide = b.p->width(s.size);
-    const std::ptrdiff_t at = !e.tokens                   ? 0
+    const std::ptrdiff_t at = !e.tokens                 ? 0
                               : s.size == extent::token ? before
                               : s.size == extent::logit ? before * problem_classes
                                                         : 0;
     for (std::ptrdiff_t i = 0; i < p.rows; ++i)
       for (std::ptrdiff_t c = 0; c < width; ++c)
-        check(y[static_cast<size>((i + before) * wide + at + c)], x[static_cast<size>(i * width + c)]);
+        check(y[static_cast<size>((i + before) * wide + at + c)],
+              x[static_cast<size>(i * width + c)]);
   }
 }
 
@@ -299,7 +300,8 @@ TEST_CASE("a weight of n counts like the token n times (M48)") {
         std::vector<double> sum(x.size(), 0);
         for (size k = 0; k < from.size(); ++k)
           for (std::ptrdiff_t c = 0; c < n; ++c)
-            sum[static_cast<size>(from[k] * n + c)] += y[k * static_cast<size>(n) + static_cast<size>(c)];
+            sum[static_cast<size>(from[k] * n + c)] +=
+                y[k * static_cast<size>(n) + static_cast<size>(c)];
         for (size k = 0; k < x.size(); ++k) CHECK(sum[k] == doctest::Approx(x[k]).epsilon(1e-12));
       }
     }

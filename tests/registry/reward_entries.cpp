@@ -35,8 +35,8 @@ struct bradley_terry {
         const quad rejected = quad_at(p, x, "rejected_reward", i, 0);
         const quad margin = quad_at(p, x, "margin", i, 0);
         const quad flipped = smoothing(p.variant);
-        const quad target = (p.has("target") ? quad_at(p, x, "target", i, 0) : 1) * (1 - 2 * flipped) +
-                            flipped;
+        const quad target =
+            (p.has("target") ? quad_at(p, x, "target", i, 0) : 1) * (1 - 2 * flipped) + flipped;
         const quad sum = chosen + rejected;
         const quad z = chosen - rejected - margin;
         return target * quad_softplus(-z) + (1 - target) * quad_softplus(z) +
@@ -104,14 +104,22 @@ struct ensemble {
         const quad variance = squares / (problem_members - static_cast<quad>(ddof(p.variant)));
         const quad c = coefficient(p.variant);
         switch (how(p.variant)) {
-          case rlhf::ensemble::mean: total += mean; break;
-          case rlhf::ensemble::worst_case: total += *std::min_element(r, r + problem_members); break;
+          case rlhf::ensemble::mean:
+            total += mean;
+            break;
+          case rlhf::ensemble::worst_case:
+            total += *std::min_element(r, r + problem_members);
+            break;
           case rlhf::ensemble::median:
             std::sort(r, r + problem_members);
             total += r[problem_members / 2];
             break;
-          case rlhf::ensemble::uncertainty_weighted: total += mean - c * variance; break;
-          case rlhf::ensemble::mean_minus_std: total += mean - c * sqrtq(variance); break;
+          case rlhf::ensemble::uncertainty_weighted:
+            total += mean - c * variance;
+            break;
+          case rlhf::ensemble::mean_minus_std:
+            total += mean - c * sqrtq(variance);
+            break;
         }
       }
       return total;

@@ -10,7 +10,9 @@ entry statistic(const char* name) {
   entry e;
   e.name = std::string(name) + (Tokens ? "" : ", one row");
   e.tokens = Tokens;
-  e.inputs = [](int) { return std::vector<input_spec>{{"value", extent::token, -2, 3, "d_value"}}; };
+  e.inputs = [](int) {
+    return std::vector<input_spec>{{"value", extent::token, -2, 3, "d_value"}};
+  };
   e.outputs = [](int) { return std::vector<output_spec>{{"d_value"}}; };
   return e;
 }
@@ -59,8 +61,8 @@ struct masked_mean {
   static auto call(arguments<T>& a, const Exec& exec) {
     rlhf::masked_mean_config config{.over = a.by("tokens"), .nonfinite = a.nonfinite};
     if (!a.numbers.empty()) config.over = a.number("over", 1);
-    return rlhf::masked_mean<T>(values_of(a), {.d_value = a.out("d_value"), .upstream = a.upstream()},
-                                config, exec);
+    return rlhf::masked_mean<T>(
+        values_of(a), {.d_value = a.out("d_value"), .upstream = a.upstream()}, config, exec);
   }
   static figures read(const rlhf::masked_mean_result& r) {
     figures f;

@@ -43,12 +43,11 @@ struct clipped_value {
         for (index j = 0; j < p.columns; ++j) {
           if (!(p.w(i, j) > 0)) continue;
           const quad value = quad_at(p, x, "value", i, j), returns = quad_at(p, x, "returns", i, j);
-          const quad term =
-              clips(p.variant)
-                  ? rlhf::formula::clipped_squared_error(value, quad_at(p, x, "old_value", i, j),
-                                                         returns, static_cast<quad>(0.25))
-                        .loss
-                  : rlhf::formula::squared_error(value, returns).loss;
+          const quad term = clips(p.variant) ? rlhf::formula::clipped_squared_error(
+                                                   value, quad_at(p, x, "old_value", i, j), returns,
+                                                   static_cast<quad>(0.25))
+                                                   .loss
+                                             : rlhf::formula::squared_error(value, returns).loss;
           loss += w[static_cast<std::size_t>(i * p.columns + j)] * term / (p.variant == 9 ? 1 : 2);
         }
       return loss;
@@ -101,7 +100,8 @@ struct explained_variance {
     e.tokens = Tokens;
     e.scales = false;
     e.inputs = [](int) {
-      return std::vector<input_spec>{{"value", extent::token, -2, 2}, {"returns", extent::token, -2, 2}};
+      return std::vector<input_spec>{{"value", extent::token, -2, 2},
+                                     {"returns", extent::token, -2, 2}};
     };
     e.outputs = [](int) { return std::vector<output_spec>{}; };
     return e;

@@ -111,14 +111,14 @@ double add_lanes(const T* lane) {
 }
 
 /// Arithmetic between tiles, in double: products that strict mode does not fuse.
-inline double product(double a, double b) { return math::detail::rounded_product(a, b); }
-inline double exp_of(double x) {
+RLHF_HOST_DEVICE inline double product(double a, double b) { return math::detail::rounded_product(a, b); }
+RLHF_HOST_DEVICE inline double exp_of(double x) {
   return math::first(math::exp(math::constant<math::scalar_lane<double>>(x)));
 }
-inline double expm1_of(double x) {
+RLHF_HOST_DEVICE inline double expm1_of(double x) {
   return math::first(math::expm1(math::constant<math::scalar_lane<double>>(x)));
 }
-inline double log1p_of(double x) {
+RLHF_HOST_DEVICE inline double log1p_of(double x) {
   return math::first(math::log1p(math::constant<math::scalar_lane<double>>(x)));
 }
 

@@ -122,7 +122,7 @@ struct logit_pass {
     double inverse = 1 / pass.a.temperature;
     T inverse_narrow = static_cast<T>(1 / pass.a.temperature);
     double top = -__builtin_inf();
-    double others = 0, product = 0, squares = 0, offsets = 0, counted = 0;
+    double others = 0, weighted_sum = 0, squares = 0, offsets = 0, counted = 0;
     bool broken = false;
     index best = -1;
     double best_sum = 0;
@@ -141,7 +141,8 @@ struct logit_pass {
     }
     RLHF_HOST_DEVICE static T exponential(T d) {
       const T lowest = sizeof(T) == sizeof(float) ? T(-87) : T(-708);
-      return d <= lowest ? T(0) : math::exp_bounded(d);
+      if (d <= lowest) return T(0);
+      return math::first(math::exp_bounded(math::constant<math::scalar_lane<T>>(d)));
     }
 
     RLHF_HOST_DEVICE row_statistics read() {
@@ -200,27 +201,27 @@ struct logit_pass {
         }
         if (wide_top > top || best < 0) {
           if (best >= 0) {
-            const double shift = (top - wide_top) * inverse;
-            const double factor = math::exp(shift);
-            product = factor * (product + (others + best_sum) * shift);
-            others = factor * (others + best_sum);
-            squares *= factor * factor;
-            offsets += counted * shift;
+            const double shift = product(top - wide_top, inverse);
+            const double factor = exp_of(shift);
+            weighted_sum = product(factor, weighted_sum + product(others + best_sum, shift));
+            others = product(factor, others + best_sum);
+            squares = product(squares, factor * factor);
+            offsets += product(counted, shift);
           }
           top = wide_top;
           best = t;
           best_sum = s;
           lanes.each([&](int l) { best_lane[l] = sum[l]; });
-          product += w;
+          weighted_sum += w;
           squares += q;
-          offsets += away * inverse;
+          offsets += product(away, inverse);
         } else {
-          const double shift = (wide_top - top) * inverse;
-          const double factor = math::exp(shift);
-          others += factor * s;
-          product += factor * (w + s * shift);
-          squares += factor * factor * q;
-          offsets += away * inverse + number * shift;
+          const double shift = product(wide_top - top, inverse);
+          const double factor = exp_of(shift);
+          others += product(factor, s);
+          weighted_sum += product(factor, w + product(s, shift));
+          squares += product(factor * factor, q);
+          offsets += product(away, inverse) + product(number, shift);
         }
         counted += number;
       }
@@ -252,11 +253,11 @@ struct logit_pass {
         r.label_is_largest = label >= 0 && largest == label;
         if (few) rest = others + best_rest(largest);
       }
-      const double log_sum = math::log1p(rest);
-      mean_d = product / (1 + rest);
-      r.log_prob = label >= 0 ? (label_logit - top) * inverse - log_sum : 0;
+      const double log_sum = log1p_of(rest);
+      mean_d = weighted_sum / (1 + rest);
+      r.log_prob = label >= 0 ? product(label_logit - top, inverse) - log_sum : 0;
       r.entropy = log_sum - mean_d;
-      r.log_sum_exp = top * inverse + log_sum;
+      r.log_sum_exp = product(top, inverse) + log_sum;
       r.sum_p_squared = squares / ((1 + rest) * (1 + rest));
       if (mean_wanted) {
         r.classes = counted;
@@ -291,21 +292,23 @@ struct logit_pass {
       double at_label = 0;
       if (label >= 0 && r.log_prob > -__builtin_inf()) {
         // 1 − p from the log-probability: no digits are lost where p is near 1.
-        const double p = math::exp(r.log_prob);
-        at_label = (slope.label * -math::expm1(r.log_prob) + (slope.label + slope.p) * p +
-                    slope.p_log_p * p * (r.log_prob + r.entropy) + slope.uniform) *
-                   inverse;
+        const double p = exp_of(r.log_prob);
+        const double label_part = product(slope.label, -expm1_of(r.log_prob));
+        const double p_part = product(slope.label + slope.p, p);
+        const double spread = product(slope.p_log_p * p, r.log_prob + r.entropy);
+        at_label = (label_part + p_part + spread + slope.uniform) * inverse + 0.0;
       }
       const bool full = slope.p_log_p != 0 || slope.uniform != 0;
       const T log_slope = static_cast<T>(slope.p_log_p * inverse);
-      const T uniform = static_cast<T>(slope.uniform * inverse + 0.0);  // never −0
+      const T uniform = static_cast<T>(product(slope.uniform, inverse) + 0.0);  // never −0
       for (index t = 0; t < row_tiles(pass.a.classes); ++t) {
         const double wide_top = tops[t];
         const bool nothing = !(wide_top > -__builtin_inf());
-        const double shift = nothing ? 0 : (wide_top - top) * inverse;
-        const T scale = static_cast<T>(math::exp(shift) / (1 + rest));
+        const double shift = nothing ? 0 : product(wide_top - top, inverse);
+        const T scale = static_cast<T>(exp_of(shift) / (1 + rest));
         // log p + H = d − mean d: the logarithm of the sum drops out.
-        const T p_slope = static_cast<T>((slope.p + slope.p_log_p * (shift - mean_d)) * inverse);
+        const T p_slope =
+            static_cast<T>((slope.p + product(slope.p_log_p, shift - mean_d)) * inverse);
         const auto tile_top = static_cast<T>(wide_top);
         lanes.each([&](int l) {
           for (index v = t * row_tile + l; v < tile_end(t); v += virtual_lanes) {

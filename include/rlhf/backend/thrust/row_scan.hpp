@@ -260,7 +260,8 @@ struct segment_scan {
       if (moment.fresh && n > 0) {
         lanes last = t[block - 1];
         advance(last, static_cast<T>(carry));
-        for (int k = 0; k < outputs; ++k) moment.shift[k] = static_cast<double>(math::first(last.out[k]));
+        for (int k = 0; k < outputs; ++k)
+          moment.shift[k] = static_cast<double>(math::first(last.out[k]));
         moment.fresh = false;
       }
       if (n == block) {
