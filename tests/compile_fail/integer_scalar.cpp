@@ -1,19 +1,17 @@
 // expect: int
 // The compiler's own words: the scalar is float or double.
-#include "rlhf/policy/clipped_surrogate.hpp"
 #include "rlhf/backend/host.hpp"
+#include "rlhf/policy/clipped_surrogate.hpp"
 
 void wrong() {
   float log_prob[2][3] = {}, old_log_prob[2][3] = {}, advantage[2] = {}, d_log_prob[2][3] = {};
 #if defined(RLHF_CONTROL)
   rlhf::clipped_surrogate_loss<float>(
       {.log_prob = log_prob, .old_log_prob = old_log_prob, .advantage = advantage},
-      {.d_log_prob = d_log_prob},
-      {.over = rlhf::aggregation::token_mean(rlhf::local)});
+      {.d_log_prob = d_log_prob}, {.over = rlhf::aggregation::token_mean(rlhf::local)});
 #else
   rlhf::clipped_surrogate_loss<int>(
       {.log_prob = log_prob, .old_log_prob = old_log_prob, .advantage = advantage},
-      {.d_log_prob = d_log_prob},
-      {.over = rlhf::aggregation::token_mean(rlhf::local)});
+      {.d_log_prob = d_log_prob}, {.over = rlhf::aggregation::token_mean(rlhf::local)});
 #endif
 }

@@ -1,8 +1,8 @@
 // expect: rlhf: a temporary that owns its memory would dangle; name it first
 #include <vector>
 
-#include "rlhf/policy/clipped_surrogate.hpp"
 #include "rlhf/backend/host.hpp"
+#include "rlhf/policy/clipped_surrogate.hpp"
 
 void wrong() {
   float log_prob[2][3] = {}, old_log_prob[2][3] = {}, advantage[2] = {}, d_log_prob[2][3] = {};
@@ -10,12 +10,10 @@ void wrong() {
   const std::vector<float> made(2);
   rlhf::clipped_surrogate_loss<float>(
       {.log_prob = log_prob, .old_log_prob = old_log_prob, .advantage = made},
-      {.d_log_prob = d_log_prob},
-      {.over = rlhf::aggregation::token_mean(rlhf::local)});
+      {.d_log_prob = d_log_prob}, {.over = rlhf::aggregation::token_mean(rlhf::local)});
 #else
   rlhf::clipped_surrogate_loss<float>(
       {.log_prob = log_prob, .old_log_prob = old_log_prob, .advantage = std::vector<float>(2)},
-      {.d_log_prob = d_log_prob},
-      {.over = rlhf::aggregation::token_mean(rlhf::local)});
+      {.d_log_prob = d_log_prob}, {.over = rlhf::aggregation::token_mean(rlhf::local)});
 #endif
 }

@@ -1,6 +1,6 @@
 // expect: rlhf: say what divides the loss: .over = reduction::mean(global_pairs), or (rlhf::local)
-#include "rlhf/reward/bradley_terry.hpp"
 #include "rlhf/backend/host.hpp"
+#include "rlhf/reward/bradley_terry.hpp"
 
 void wrong() {
   float chosen[2] = {}, rejected[2] = {};

@@ -1,27 +1,25 @@
 // expect: rlhf: a temporary that owns its memory would dangle; name it first
 #include <vector>
 
-#include "rlhf/policy/clipped_surrogate.hpp"
 #include "rlhf/backend/host.hpp"
+#include "rlhf/policy/clipped_surrogate.hpp"
 
 void wrong() {
   float log_prob[2][3] = {}, old_log_prob[2][3] = {}, advantage[2] = {}, d_log_prob[2][3] = {};
 #if defined(RLHF_CONTROL)
   const std::vector<int> length(2);
-  rlhf::clipped_surrogate_loss<float>(
-      {.log_prob = log_prob,
-       .old_log_prob = old_log_prob,
-       .advantage = advantage,
-       .layout = rlhf::lengths(length)},
-      {.d_log_prob = d_log_prob},
-      {.over = rlhf::aggregation::token_mean(rlhf::local)});
+  rlhf::clipped_surrogate_loss<float>({.log_prob = log_prob,
+                                       .old_log_prob = old_log_prob,
+                                       .advantage = advantage,
+                                       .layout = rlhf::lengths(length)},
+                                      {.d_log_prob = d_log_prob},
+                                      {.over = rlhf::aggregation::token_mean(rlhf::local)});
 #else
-  rlhf::clipped_surrogate_loss<float>(
-      {.log_prob = log_prob,
-       .old_log_prob = old_log_prob,
-       .advantage = advantage,
-       .layout = rlhf::lengths(std::vector<int>(2))},
-      {.d_log_prob = d_log_prob},
-      {.over = rlhf::aggregation::token_mean(rlhf::local)});
+  rlhf::clipped_surrogate_loss<float>({.log_prob = log_prob,
+                                       .old_log_prob = old_log_prob,
+                                       .advantage = advantage,
+                                       .layout = rlhf::lengths(std::vector<int>(2))},
+                                      {.d_log_prob = d_log_prob},
+                                      {.over = rlhf::aggregation::token_mean(rlhf::local)});
 #endif
 }

@@ -1,8 +1,8 @@
 // expect: rlhf: lengths, offsets, labels and group ids are int32 or int64
 #include <cstdint>
 
-#include "rlhf/distribution/token_log_prob.hpp"
 #include "rlhf/backend/host.hpp"
+#include "rlhf/distribution/token_log_prob.hpp"
 
 void wrong() {
   const float logits[2][3] = {};

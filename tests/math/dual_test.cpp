@@ -84,6 +84,15 @@ TEST_CASE_TEMPLATE("dual: a pack of duals gives what its scalars give", T, float
   }
 }
 
+TEST_CASE("stop_gradient keeps the value and forgets the slope") {
+  namespace math = rlhf::math;
+  const auto x = math::variable(3.0);
+  const auto y = math::stop_gradient(x) * x;
+  CHECK(y.value == 9);
+  CHECK(y.tangent == 3);
+  CHECK(math::stop_gradient(2.0) == 2.0);
+}
+
 TEST_CASE("dual: a constant has no slope, even where the function has an infinite one") {
   using D = math::dual<double>;
   CHECK(math::log(math::constant<D>(0)).tangent == 0.0);

@@ -72,6 +72,12 @@ RLHF_HOST_DEVICE RLHF_INLINE dual<V> variable(const V& x) {
   return {x, constant<V>(1)};
 }
 
+/// The value of x as a constant: its derivative is 0.
+template <lane V>
+RLHF_HOST_DEVICE RLHF_INLINE dual<V> stop_gradient(const dual<V>& x) {
+  return {x.value, constant<V>(0)};
+}
+
 template <lane V>
 struct lane_traits<dual<V>> {
   using D = dual<V>;

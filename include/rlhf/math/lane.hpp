@@ -249,6 +249,12 @@ RLHF_HOST_DEVICE RLHF_INLINE V fma(const V& a, const V& b, const V& c) {
   return lane_traits<V>::fma(a, b, c);
 }
 
+/// x, taken as a constant for differentiation: a dual number keeps its value and loses its tangent.
+template <lane V>
+RLHF_HOST_DEVICE RLHF_INLINE V stop_gradient(const V& x) {
+  return x;
+}
+
 /// True where x is NaN; looks at bits, so it holds under -ffast-math.
 template <lane V>
 RLHF_HOST_DEVICE RLHF_INLINE mask_of<V> is_nan(const V& x) {

@@ -103,10 +103,7 @@ result_of<Exec, clipped_surrogate_result> clipped_surrogate_loss(
   const char* const function = "clipped_surrogate_loss";
   const clipped_surrogate_term<T> term(function, config.clip_low, config.clip_high,
                                        config.dual_clip);
-  return policy_loss<T>(
-      term, batch, output,
-      {.over = config.over, .kl = config.kl, .entropy = config.entropy, .nonfinite = config.nonfinite},
-      exec, function);
+  return policy_loss<T>(term, batch, output, config, exec, function);
 }
 
 }  // namespace rlhf::inline RLHF_COMPUTE

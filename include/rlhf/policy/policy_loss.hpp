@@ -140,6 +140,12 @@ struct policy_config {
 
 namespace detail {
 
+/// What policy_loss reads of the config of any loss.
+template <class Config>
+policy_config shared_part(const Config& c) {
+  return {.over = c.over, .kl = c.kl, .entropy = c.entropy, .nonfinite = c.nonfinite};
+}
+
 template <class Term>
 constexpr bool uses_behaviour() {
   if constexpr (requires { Term::uses_behaviour_log_prob; })
@@ -509,7 +515,8 @@ auto pass_policy(Run& run, const K& kernel, const token_arguments<K, Space>& a,
 ///
 /// that returns the loss of one token, or policy_terms<V> with its slope written out. Where it
 /// returns the loss alone, dual numbers give the slope. Masks, layouts, aggregation, the KL and
-/// entropy terms and the metrics are those of every policy loss.
+/// entropy terms and the metrics are those of every policy loss. The config is policy_config, or
+/// one of your own that has its four members.
 ///
 /// Shapes    log_prob, old_log_prob, ref_log_prob, entropy, mask, d_log_prob, d_entropy,
 ///           token_loss, ratio: [batch, time], padded or packed; advantage, coefficient, upstream:
@@ -527,12 +534,13 @@ auto pass_policy(Run& run, const K& kernel, const token_arguments<K, Space>& a,
 /// Cost      the mask is read once for the weights, then one pass; host: no allocation with a
 ///           workspace
 /// Source    the composition is ours; see the losses built on it
-template <scalar T, class Term, executor Exec = serial>
+template <scalar T, class Term, class Config = policy_config, executor Exec = serial>
 result_of<Exec, policy_result> policy_loss(const Term& term,
                                            const policy_batch<T, space_of<Exec>>& batch,
                                            const policy_output<T, space_of<Exec>>& output,
-                                           const policy_config& config, const Exec& exec = {},
+                                           const Config& settings, const Exec& exec = {},
                                            const char* function = "policy_loss") {
+  const policy_config config = detail::shared_part(settings);
   using Space = space_of<Exec>;
   const auto p = detail::bind_policy<Term>(function, batch, output, config, false);
   auto run = exec.begin(function);

@@ -60,10 +60,7 @@ result_of<Exec, reinforce_result> reinforce_loss(const policy_batch<T, space_of<
                                                  const policy_output<T, space_of<Exec>>& output,
                                                  const reinforce_config& config,
                                                  const Exec& exec = {}) {
-  return policy_loss<T>(
-      reinforce_term{}, batch, output,
-      {.over = config.over, .kl = config.kl, .entropy = config.entropy, .nonfinite = config.nonfinite},
-      exec, "reinforce_loss");
+  return policy_loss<T>(reinforce_term{}, batch, output, config, exec, "reinforce_loss");
 }
 
 }  // namespace rlhf::inline RLHF_COMPUTE

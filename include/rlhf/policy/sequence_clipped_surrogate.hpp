@@ -138,8 +138,7 @@ result_of<Exec, sequence_clipped_surrogate_result> sequence_clipped_surrogate_lo
   const Term term(function, config.clip_low, config.clip_high, config.dual_clip);
   expects(config.over.mode() != aggregation_mode::turn_mean, function, "over",
           "an aggregation other than turn_mean");
-  const policy_config shared{
-      .over = config.over, .kl = config.kl, .entropy = config.entropy, .nonfinite = config.nonfinite};
+  const policy_config shared = detail::shared_part(config);
   auto p = detail::bind_policy<Term>(function, batch, output, shared, true);
   p.full = true;
   const index rows = p.domain.rows;

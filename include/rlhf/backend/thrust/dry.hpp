@@ -26,7 +26,8 @@ struct device_dry_run {
 };
 
 /// The bytes of device memory that calls need, with `results` of them held at a time:
-///     device_workspace_bytes([&](const auto& exec) { return dpo_loss<float>({...}, {...}, {...}, exec); })
+///     device_workspace_bytes(
+///         [&](const auto& exec) { return dpo_loss<float>({...}, {...}, {...}, exec); })
 template <class Call>
 std::size_t device_workspace_bytes(const Call& call, index results = 1) {
   const device_dry_run exec;

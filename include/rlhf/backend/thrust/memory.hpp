@@ -15,8 +15,8 @@ static_assert(result_bytes % device_alignment == 0);
 static_assert((most_figures + most_refusals) * sizeof(double) <= result_bytes);
 
 /// The memory of an executor whose calls return before they have run. Scratch of a call grows from
-/// the front and is free for the next call, because one stream runs them in order; results grow from
-/// the back and stay until reset().
+/// the front and is free for the next call, because one stream runs them in order; results grow
+/// from the back and stay until reset().
 class device_workspace {
   std::byte* base_ = nullptr;
   std::size_t bytes_ = 0;

@@ -3,8 +3,8 @@
 #include "rlhf/backend/host/reverse_scan.hpp"
 #include "rlhf/backend/thrust/token_pass.hpp"
 
-// reverse_scan on a device: one thread takes one segment of rows, backwards in blocks of 8, with the
-// arithmetic of the host's scan in the same order.
+// reverse_scan on a device: one thread takes one segment of rows, backwards in blocks of 8, with
+// the arithmetic of the host's scan in the same order.
 
 namespace rlhf::inline RLHF_COMPUTE::detail {
 

@@ -62,7 +62,8 @@ __global__ void __launch_bounds__(threads_per_block) run_each(index n, F f) {
     f(i);
 }
 
-/// See serial_lanes. Both halves of a warp may be at different things, so each names its own threads.
+/// See serial_lanes. Both halves of a warp may be at different things, so each names its own
+/// threads.
 class half_warp {
   int lane_;
   unsigned threads_;
