@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 
 #include "rlhf/backend/host.hpp"
+#include "tests/support/backends.hpp"
 #include "tests/support/logits.hpp"
 #include "tests/support/thread_pool.hpp"
 
@@ -12,8 +13,6 @@ using rlhf::cross_entropy_loss;
 
 namespace {
 
-constexpr double infinite = std::numeric_limits<double>::infinity();
-constexpr double not_a_number = std::numeric_limits<double>::quiet_NaN();
 
 /// The loss of one token by the textbook.
 long double reference_loss(const std::vector<long double>& x, std::size_t label,

@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 
 #include "rlhf/backend/host.hpp"
+#include "tests/support/backends.hpp"
 #include "tests/support/logits.hpp"
 #include "tests/support/thread_pool.hpp"
 
@@ -12,7 +13,6 @@ using rlhf::clipped_surrogate_from_logits;
 
 namespace {
 
-const double not_a_number = std::numeric_limits<double>::quiet_NaN();
 
 /// A batch of 3 sequences of 4 slots with holes, garbage where nothing counts.
 template <class L, class T = rlhf::compute_of<L>>

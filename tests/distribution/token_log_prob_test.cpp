@@ -14,8 +14,8 @@ using rlhf::token_log_prob_backward;
 
 namespace {
 
-constexpr float infinite = std::numeric_limits<float>::infinity();
-constexpr float not_a_number = std::numeric_limits<float>::quiet_NaN();
+constexpr float infinite_float = std::numeric_limits<float>::infinity();
+constexpr float nan_float = std::numeric_limits<float>::quiet_NaN();
 
 template <class T>
 struct figures {
@@ -233,7 +233,7 @@ TEST_CASE("token_log_prob: classes of -inf take no part") {
   auto x = normal<float>(1500, 3);
   const auto before = forward(x, 1500, {42});
   auto longer = x;
-  longer.push_back(-infinite);
+  longer.push_back(-infinite_float);
   const auto after = forward(longer, 1501, {42});
   CHECK(same_bits(before.log_prob, after.log_prob));
   CHECK(same_bits(before.entropy, after.entropy));
@@ -246,7 +246,7 @@ TEST_CASE("token_log_prob: classes of -inf take no part") {
   CHECK(same_bits(d, e));
 
   // Whole tiles of them, first, middle and last.
-  std::vector<float> sparse(5000, -infinite);
+  std::vector<float> sparse(5000, -infinite_float);
   sparse[1500] = 1, sparse[1700] = 3, sparse[4000] = 2;
   const auto f = forward(sparse, 5000, {4000});
   const std::vector<float> dense{1, 3, 2};
@@ -256,13 +256,13 @@ TEST_CASE("token_log_prob: classes of -inf take no part") {
   CHECK(f.result.nonfinite == 0);
   const auto h = backward(sparse, 5000, {4000}, {1.0f}, {1.0f});
   for (std::size_t v = 0; v < 5000; ++v)
-    if (sparse[v] == -infinite) REQUIRE(h[v] == 0);
+    if (sparse[v] == -infinite_float) REQUIRE(h[v] == 0);
 }
 
 TEST_CASE("token_log_prob: a label of -inf gives -inf and no NaN") {
-  const std::vector<float> x{1, -infinite, 2};
+  const std::vector<float> x{1, -infinite_float, 2};
   const auto f = forward(x, 3, {1});
-  CHECK(f.log_prob[0] == -infinite);
+  CHECK(f.log_prob[0] == -infinite_float);
   CHECK(std::isfinite(f.entropy[0]));
   CHECK(f.result.nonfinite == 1);
   const auto d = backward(x, 3, {1}, {1.0f}, {0.5f});
@@ -273,14 +273,14 @@ TEST_CASE("token_log_prob: a label of -inf gives -inf and no NaN") {
 
 TEST_CASE("token_log_prob: a row with NaN, +inf or nothing finite is NaN and counted") {
   for (const std::size_t classes : {std::size_t{3}, std::size_t{2100}})
-    for (const float poison : {not_a_number, infinite, -infinite})
+    for (const float poison : {nan_float, infinite_float, -infinite_float})
       for (std::size_t place = 0; place < classes; place += classes / 3) {
         CAPTURE(classes);
         CAPTURE(poison);
         CAPTURE(place);
         std::vector<float> x(2 * classes, 1);
         x[place] = poison;
-        if (poison == -infinite)
+        if (poison == -infinite_float)
           for (std::size_t v = 0; v < classes; ++v) x[v] = poison;
         const auto f = forward(x, classes, {0, 0});
         CHECK(std::isnan(f.log_prob[0]));
@@ -293,8 +293,8 @@ TEST_CASE("token_log_prob: a row with NaN, +inf or nothing finite is NaN and cou
       }
   // NaN beside nothing but -inf, in a tile of its own
   std::vector<float> x(3000, 0);
-  for (std::size_t v = 1024; v < 2048; ++v) x[v] = -infinite;
-  x[1500] = not_a_number;
+  for (std::size_t v = 1024; v < 2048; ++v) x[v] = -infinite_float;
+  x[1500] = nan_float;
   CHECK(std::isnan(forward(x, 3000, {0}).log_prob[0]));
 }
 
@@ -389,7 +389,7 @@ TEST_CASE_TEMPLATE("token_log_prob_backward: in place and out of place give the 
 TEST_CASE("token_log_prob: strides, rows that are longer than their classes") {
   const std::size_t n = 4, classes = 1030, stride = 1100;
   const auto dense = normal<float>(n * classes, 3);
-  std::vector<float> wide(n * stride, not_a_number), columns(n * classes);
+  std::vector<float> wide(n * stride, nan_float), columns(n * classes);
   for (std::size_t i = 0; i < n; ++i)
     for (std::size_t v = 0; v < classes; ++v) {
       wide[i * stride + v] = dense[i * classes + v];
@@ -434,7 +434,7 @@ TEST_CASE("token_log_prob: padded, lengths, mask, packed and ignored labels are 
   const std::vector<float> packed_mask{1, 1, 1, 1, 1};
   const std::int64_t offsets[] = {0, 3, 3, 5};
   const int length[] = {3, 0, 2};
-  std::vector<float> x(9 * classes, not_a_number), slope(9, not_a_number);
+  std::vector<float> x(9 * classes, nan_float), slope(9, nan_float);
   std::vector<std::int64_t> label(9, 1 << 30), ignored(9, -100);
   std::vector<std::uint8_t> mask(9, 0);
   const std::size_t place[] = {0, 1, 2, 6, 7};
@@ -562,7 +562,7 @@ TEST_CASE("token_log_prob: entropy alone needs no label") {
 TEST_CASE("token_log_prob_backward: add_to adds and leaves masked rows alone") {
   const auto x = normal<float>(3 * 200, 2);
   const std::vector<int> y{1, -100, 3};
-  const std::vector<float> up{1, not_a_number, 2};
+  const std::vector<float> up{1, nan_float, 2};
   std::vector<float> plain(600), sum(600, 0.5f);
   token_log_prob_backward<float>({.logits = {x, {3, 200}}, .label = y, .d_log_prob = up},
                                  {.d_logits = {plain, {3, 200}}});
@@ -625,7 +625,7 @@ TEST_CASE("token_log_prob: contracts, and nothing is written when one is broken"
   };
   const rlhf::token_log_prob_input<float> good{.logits = {x, {6, 5}}, .label = y};
   for (const double t :
-       {0.0, -1.0, static_cast<double>(not_a_number), static_cast<double>(infinite)})
+       {0.0, -1.0, static_cast<double>(nan_float), static_cast<double>(infinite_float)})
     broken(good, {.temperature = t});
   for (const int bad : {5, -1, -99, 1 << 30, -(1 << 30)}) {
     y[5] = bad;

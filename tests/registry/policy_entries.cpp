@@ -83,6 +83,9 @@ struct reinforce {
 
 template <rlhf::sequence_form Form>
 struct sequence_clipped_surrogate {
+  static quad drawn(const problem& p, index i, index j) {
+    return static_cast<quad>(p.inputs.at("log_prob")[static_cast<std::size_t>(i * p.columns + j)]);
+  }
   static rlhf::aggregation_mode mode_of(int v) {
     return policy_variant_of(v == 6 ? 1 : v).mode;  // turn_mean is refused
   }
@@ -101,18 +104,24 @@ struct sequence_clipped_surrogate {
       if (v % 3 == 1) s.push_back({"sequence_loss", extent::row});
       return s;
     };
-    if (Form == rlhf::sequence_form::token) return e;  // its slope is not the loss's, by design
+    constexpr bool to_token = Form == rlhf::sequence_form::token;
+    e.slope_of_loss = !to_token;
     e.reference = [](const problem& p, const quad_inputs& x) {
       const quad one = 1;
       return policy_reference(p, x, mode_of(p.variant), [&](index i, index k) {
+        // The token form holds the sequence's ratio constant and moves it with its own token.
         quad sum = 0, n = 0;
         for (index j = 0; j < p.columns; ++j)
           if (p.w(i, j) > 0) {
-            sum +=
-                p.w(i, j) * (quad_at(p, x, "log_prob", i, j) - quad_at(p, x, "old_log_prob", i, j));
+            const quad now = to_token ? drawn(p, i, j)
+                                      : quad_at(p, x, "log_prob", i, j);
+            sum += p.w(i, j) * (now - quad_at(p, x, "old_log_prob", i, j));
             n += p.w(i, j);
           }
-        const quad ratio = expq(kind(p.variant) == rlhf::sequence_ratio::mean ? sum / n : sum);
+        quad u = kind(p.variant) == rlhf::sequence_ratio::mean ? sum / n : sum;
+        if (to_token)
+          u += quad_at(p, x, "log_prob", i, k) - drawn(p, i, k);
+        const quad ratio = expq(u);
         return rlhf::formula::clipped_surrogate(ratio, quad_at(p, x, "advantage", i, k),
                                                 one - static_cast<quad>(0.1),
                                                 one + static_cast<quad>(0.15), quad(1e300))

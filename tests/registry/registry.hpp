@@ -284,6 +284,7 @@ struct entry {
   bool reduces = true;         ///< figures add up over micro-batches with given counts
   bool per_row = true;         ///< outputs of a row depend on that row and the counts alone
   bool scales = true;          ///< takes .upstream
+  bool slope_of_loss = true;   ///< false: parts of the loss are constants by design; see reference
   bool screens = true;         ///< has a nonfinite_policy
   bool nan_is_data = false;    ///< NaN has a meaning of its own
   bool exact_add = true;       ///< add_to adds what would have been written, to the bit
