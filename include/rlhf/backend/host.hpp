@@ -104,17 +104,18 @@ class host_run {
         if (figures) partial[u] = t;
       };
       exec_.parallel_for(groups * units_per_group, unit);
-      if (!figures) return;
-      for (index g = 0; g < groups; ++g) {
-        detail::binary_tree<totals> group;
-        const index steps = units_per_group == 1
-                                ? 1
-                                : detail::group_steps(a.domain, g * rows_per_group,
-                                                      group_end(g, rows));
-        const index units =
-            (steps + flushes_per_unit * steps_per_flush - 1) / (flushes_per_unit * steps_per_flush);
-        for (index u = 0; u < units; ++u) group.push(partial[g * units_per_group + u]);
-        all.push(group.finish());
+      if constexpr (figures) {
+        for (index g = 0; g < groups; ++g) {
+          detail::binary_tree<totals> group;
+          const index steps = units_per_group == 1
+                                  ? 1
+                                  : detail::group_steps(a.domain, g * rows_per_group,
+                                                        group_end(g, rows));
+          const index units =
+              (steps + flushes_per_unit * steps_per_flush - 1) / (flushes_per_unit * steps_per_flush);
+          for (index u = 0; u < units; ++u) group.push(partial[g * units_per_group + u]);
+          all.push(group.finish());
+        }
       }
     }
     all.finish().write(sums);

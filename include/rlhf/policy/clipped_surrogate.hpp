@@ -13,9 +13,10 @@ RLHF_HOST_DEVICE policy_terms<V> clipped_surrogate(const V& ratio, const V& adva
   const V zero = math::constant<V>(0);
   const V one = math::constant<V>(1);
   const mask_of<V> negative = advantage < zero;
+  const mask_of<V> positive = advantage > zero;
   // A > 0 is cut above, A < 0 below and, by the dual clip, far above; A = 0 is cut nowhere.
   const mask_of<V> low = negative & (ratio < ratio_floor);
-  const mask_of<V> high = (advantage > zero) & (ratio > ratio_ceiling);
+  const mask_of<V> high = positive & (ratio > ratio_ceiling);
   const mask_of<V> far = negative & (ratio > dual);
   const V used = math::select(
       low, ratio_floor, math::select(high, ratio_ceiling, math::select(far, dual, ratio)));
