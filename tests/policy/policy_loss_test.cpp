@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 
 #include <cmath>
+#include <vector>
 
 #include "rlhf/policy/clipped_surrogate.hpp"
 #include "tests/support/backends.hpp"
@@ -132,4 +133,77 @@ TEST_CASE("policy_loss: results of micro-batches add up") {
   CHECK(c.ratio_min == 0.5);
   CHECK(c.ratio_max == 3);
   CHECK(c.tokens == 10);
+}
+
+TEST_CASE("policy_loss: a dry run touches nothing, whatever is dropped and however many threads") {
+  const float x[2][3] = {{-1, -1, -1}, {-1, -1, -1}}, advantage[2] = {1, 1};
+  for (const auto policy : {rlhf::nonfinite_policy::propagate, rlhf::nonfinite_policy::drop_token,
+                            rlhf::nonfinite_policy::drop_sequence}) {
+    const auto need = [&](std::ptrdiff_t threads) {
+      return rlhf::workspace_bytes(
+          [&](const auto& exec) {
+            return rlhf::clipped_surrogate_loss<float>(
+                {.log_prob = x, .old_log_prob = x, .advantage = advantage}, {},
+                {.over = aggregation::token_sum(), .nonfinite = policy}, exec);
+          },
+          threads);
+    };
+    CHECK(need(1) > 0);
+    CHECK(need(4) >= need(1));
+  }
+}
+
+TEST_CASE("policy_loss: the workspace depends on shapes alone") {
+  std::vector<float> x(2 * 5000, -1);
+  const float advantage[2] = {1, 1};
+  const auto need = [&](std::int32_t length) {
+    const std::vector<std::int32_t> n{length, length};
+    return rlhf::workspace_bytes(
+        [&](const auto& exec) {
+          return rlhf::clipped_surrogate_loss<float>({.log_prob = {x, {2, 5000}},
+                                                      .old_log_prob = {x, {2, 5000}},
+                                                      .advantage = advantage,
+                                                      .layout = rlhf::lengths(n)},
+                                                     {}, {.over = aggregation::token_sum()}, exec);
+        },
+        4);
+  };
+  CHECK(need(1) == need(5000));
+}
+
+TEST_CASE("policy_loss: a forgotten count is refused in the KL and entropy terms too") {
+  const double x[1][2] = {{-1, -1}}, advantage[1] = {1};
+  const auto call = [&](rlhf::kl_term kl, rlhf::entropy_term entropy) {
+    return message_of([&] {
+      rlhf::policy_batch<double> batch{
+          .log_prob = x, .old_log_prob = x, .entropy = x, .advantage = advantage};
+      if (kl.coefficient.given()) batch.ref_log_prob = x;
+      rlhf::clipped_surrogate_loss<double>(
+          batch, {}, {.over = aggregation::token_mean(2), .kl = kl, .entropy = entropy});
+    });
+  };
+  CHECK(call({}, {}) == "");
+  CHECK(call({.coefficient = 0.5, .over = aggregation::token_mean(0)}, {}) != "");
+  CHECK(call({}, {.coefficient = 0.5, .over = aggregation::token_mean(0)}) != "");
+}
+
+TEST_CASE("policy_loss: a term that is off brings no fields with it") {
+  const double x[1][2] = {{-1, -1}}, advantage[1] = {1};
+  const std::vector<std::int64_t> id{1};
+  CHECK(message_of([&] {
+          rlhf::clipped_surrogate_loss<double>(
+              {.log_prob = x, .old_log_prob = x, .advantage = advantage, .group_id = id}, {},
+              {.over = aggregation::token_sum(),
+               .kl = {.over = aggregation::group_mean_token_mean(1)}});
+        }) == "clipped_surrogate_loss: group_id: expected to be left out: this call does not use it");
+}
+
+TEST_CASE("policy_loss: saturated counts tokens, not weights, and the KL term's bound as well") {
+  const double now[1][3] = {{-1, -101, -1}}, old[1][3] = {{-101, -101, -1}}, ref[1][3] = {{-1, -1, -1}};
+  const double advantage[1] = {1}, weight[1][3] = {{0.25, 0.25, 0.25}};
+  const auto r = rlhf::clipped_surrogate_loss<double>(
+      {.log_prob = now, .old_log_prob = old, .ref_log_prob = ref, .advantage = advantage,
+       .mask = weight},
+      {}, {.over = aggregation::token_sum(), .kl = {.coefficient = 1}});
+  CHECK(r.saturated == 2);  // the ratio of the first, exp(-delta) of the second
 }

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "tests/support/backends.hpp"
+#include "tests/support/thread_pool.hpp"
 
 using namespace rlhf_test;
 using rlhf::aggregation;
@@ -111,4 +112,25 @@ TEST_CASE("sequence_clipped_surrogate_loss: contracts") {
                                                   {.clip_high = -1, .over = aggregation::token_sum()});
         }) == "sequence_clipped_surrogate_loss: clip_high: expected >= 0, received -1");
   CHECK(d[0][0] == 7);
+}
+
+TEST_CASE("sequence_clipped_surrogate_loss: a workspace too small leaves every output as it was") {
+  const float x[2][3] = {{-1, -1, -1}, {-1, -1, -1}}, advantage[2] = {1, 1};
+  float gradient[2][3] = {{7, 7, 7}, {7, 7, 7}}, sequence_loss[2] = {7, 7};
+  const thread_pool pool{2};
+  const auto call = [&](const auto& exec) {
+    return sequence_clipped_surrogate_loss<float>(
+        {.log_prob = x, .old_log_prob = x, .advantage = advantage},
+        {.d_log_prob = gradient, .sequence_loss = sequence_loss},
+        {.over = aggregation::token_sum()}, exec);
+  };
+  const std::size_t need = rlhf::workspace_bytes(call, 2);
+  std::vector<std::byte> memory(need);
+  for (std::size_t bytes = 64; bytes + 64 < need; bytes += 64) {
+    CHECK(message_of([&] { call(rlhf::parallel<thread_pool>{pool, memory.data(), bytes}); }) != "");
+    CHECK((sequence_loss[0] == 7 && sequence_loss[1] == 7));
+    CHECK((gradient[0][0] == 7 && gradient[1][2] == 7));
+  }
+  call(rlhf::parallel<thread_pool>{pool, memory.data(), need});
+  CHECK(sequence_loss[0] == -1);
 }

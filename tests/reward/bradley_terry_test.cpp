@@ -340,7 +340,7 @@ TEST_CASE("bradley_terry_loss: a broken contract names itself and writes nothing
   CHECK(broken([&](auto& b, auto&) { b.weight = short_one; }, {.over = over}) ==
         "bradley_terry_loss: weight: expected shape [2], received [1]");
   CHECK(broken([&](auto& b, auto&) { b.weight = bad_weight; }, {.over = over}) ==
-        "bradley_terry_loss: weight: expected weights that are finite and >= 0, received -1");
+        "bradley_terry_loss: weight: expected weights of 0, or from 1e-30 to 1e30, received -1");
   CHECK(broken([&](auto&, auto& o) { o.d_rejected_reward = d; }, {.over = over}).find("overlaps") !=
         std::string::npos);
 }

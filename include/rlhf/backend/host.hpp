@@ -84,7 +84,7 @@ class host_run {
     index units_per_group = 1;
     constexpr bool figures = K::sums + K::ranges + K::observed > 0;  // else it only writes
     if (threads > 1) {
-      if (groups < 4 * threads) units_per_group = longest_group(a.domain, groups);
+      if (groups < 4 * threads) units_per_group = units_of_group(a.domain);
       if (figures) partial = allocate<totals>(groups * units_per_group);
     }
     if (arena_.dry()) return;
@@ -265,16 +265,15 @@ class host_run {
     return end < rows ? end : rows;
   }
 
-  index longest_group(const token_domain<space>& domain, index groups) const {
-    index most = 1;
-    for (index g = 0; g < groups; ++g) {
-      const index steps =
-          detail::group_steps(domain, g * rows_per_group, group_end(g, domain.rows));
-      const index units = (steps + flushes_per_unit * steps_per_flush - 1) /
-                          (flushes_per_unit * steps_per_flush);
-      if (units > most) most = units;
-    }
-    return most;
+  /// Units that hold any group of such a batch: from extents alone, so that scratch memory does not
+  /// depend on lengths or masks.
+  static index units_of_group(const token_domain<space>& domain) {
+    const index rows = domain.rows < rows_per_group ? domain.rows : rows_per_group;
+    const index most = domain.kind == arrangement::packed
+                           ? rows + domain.columns / virtual_lanes + 1
+                           : rows * detail::steps_of(domain.columns);
+    const index per_unit = flushes_per_unit * steps_per_flush;
+    return most > per_unit ? (most + per_unit - 1) / per_unit : 1;
   }
 };
 
@@ -318,7 +317,10 @@ struct parallel {
   std::size_t bytes = 0;
 
   host_run<parallel> begin(const char* function) const { return {*this, function}; }
-  index concurrency() const { return static_cast<index>(pool.concurrency()); }
+  index concurrency() const {
+    const auto n = static_cast<index>(pool.concurrency());
+    return n > 1 ? n : 1;  // "unknown" is 0 in some pools
+  }
   template <class F>
   void parallel_for(index n, const F& f) const {
     pool.parallel_for(n, f);
@@ -340,7 +342,7 @@ struct dry_run {
   mutable std::size_t required = 0;
 
   host_run<dry_run> begin(const char* function) const { return {*this, function}; }
-  index concurrency() const { return threads; }
+  index concurrency() const { return threads > 1 ? threads : 1; }
   template <class F>
   void parallel_for(index, const F&) const {}
   void note(std::size_t n) const {

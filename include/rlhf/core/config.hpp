@@ -8,7 +8,8 @@
 ///     RLHF_PACK_BYTES     bytes of a math::pack: 32 with AVX2, 16 with SSE2 or NEON, 0 = no packs
 ///     RLHF_HAS_FMA        1 where a*b + c is one instruction with one rounding; 0 in strict mode
 ///     RLHF_COMPUTE        the inline namespace of all code that computes: ISA and strictness, so
-///                         that units built with different flags never share a function
+///                         that units built with different flags never share such a function
+///     RLHF_CHECKS         the same for checks of arguments, with and without exceptions
 ///
 /// Set by the user, before the first include or on the command line:
 ///
@@ -126,6 +127,15 @@
 #define RLHF_DETAIL_JOIN(isa, fma, strict, portable, fast) isa_##isa##fma##strict##portable##fast
 #define RLHF_DETAIL_COMPUTE(isa, fma, strict, portable, fast) \
   RLHF_DETAIL_JOIN(isa, fma, strict, portable, fast)
+// A throw and an abort are two programs: they are part of the name too.
+#if defined(__cpp_exceptions) || defined(_CPPUNWIND)
+#define RLHF_DETAIL_CHECKS(compute) checks_##compute
+#else
+#define RLHF_DETAIL_CHECKS(compute) aborting_checks_##compute
+#endif
+#define RLHF_DETAIL_CHECKS_OF(compute) RLHF_DETAIL_CHECKS(compute)
+#define RLHF_CHECKS RLHF_DETAIL_CHECKS_OF(RLHF_COMPUTE)
+
 #define RLHF_COMPUTE                                                               \
   RLHF_DETAIL_COMPUTE(RLHF_DETAIL_ISA, RLHF_DETAIL_FMA, RLHF_DETAIL_STRICT,        \
                       RLHF_DETAIL_PORTABLE, RLHF_DETAIL_FAST)

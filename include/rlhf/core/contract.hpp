@@ -1,8 +1,11 @@
 #pragma once
 
+#include <concepts>
 #include <cstddef>
 #include <cstdlib>
 #include <stdexcept>
+
+#include "rlhf/core/config.hpp"
 
 namespace rlhf::inline v1 {
 
@@ -102,6 +105,8 @@ class sentence {
   }
 };
 
+inline namespace RLHF_CHECKS {
+
 [[noreturn]] inline void report(const char* message) {
 #if defined(__cpp_exceptions) || defined(_CPPUNWIND)
   throw contract_violation(message);
@@ -128,12 +133,15 @@ template <class Received>
   report(s.c_str());
 }
 
+}  // namespace RLHF_CHECKS
 }  // namespace detail
 
 /// Installs the handler that a broken contract calls where exceptions are off.
 inline void set_contract_handler(contract_handler handler) noexcept {
   detail::installed_contract_handler() = handler;
 }
+
+inline namespace RLHF_CHECKS {
 
 /// The check that every public call makes on the host, in every build, before its first write.
 inline void expects(bool rule, const char* function, const char* argument, const char* expected) {
@@ -150,5 +158,12 @@ inline void expects(bool rule, const char* function, const char* argument, const
   if (!rule) [[unlikely]]
     detail::fail(function, argument, expected, received);
 }
+template <std::integral N>
+void expects(bool rule, const char* function, const char* argument, const char* expected,
+             N received) {
+  expects(rule, function, argument, expected, static_cast<index>(received));
+}
+
+}  // namespace RLHF_CHECKS
 
 }  // namespace rlhf::inline v1

@@ -87,7 +87,8 @@ struct clipped_surrogate_term {
 ///           old_log_prob, ref_log_prob, advantage and coefficient are constants
 /// Edges     masked positions are not read (NaN there is harmless) and get gradient 0;
 ///           an empty mask gives loss 0 and tokens 0; A = 0 gives loss 0 and gradient 0 at any ratio;
-///           NaN or inf in a counted token reaches the loss, unless .nonfinite drops it
+///           NaN in a counted token reaches the loss, an infinite log-ratio is taken at its
+///           bound; both are counted, and .nonfinite may drop them
 /// Numerics  per token (4 + 2|log ratio|)·2⁻²⁴ relative in float; log ratio is bounded at 80, beyond
 ///           it the value and slope are those at 80, counted in saturated; sums: fixed tree, in double
 /// Cost      mask read once for the weights, then one pass: 4 reads and 1 write per token;

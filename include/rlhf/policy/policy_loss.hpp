@@ -47,8 +47,8 @@ struct kl_term {
   kl_estimator estimator = kl_estimator::k3;
   kl_weighting weighting = kl_weighting::ratio;       ///< ratio · k3 has the gradient of the KL
   std::optional<aggregation> over = std::nullopt;     ///< left out: that of the policy term
-  double input_clamp = 0;   ///< |delta| is cut here, gradient 0 beyond; 0 = none
-  double output_clamp = 0;  ///< |k| is cut here, gradient 0 beyond; 0 = none
+  double input_clamp = 0;   ///< |delta| is cut here, the estimator's slope is 0 beyond; 0 = none
+  double output_clamp = 0;  ///< |k| is cut here, the estimator's slope is 0 beyond; 0 = none
 };
 
 /// loss −= coefficient · aggregate(entropy), in the same pass.
@@ -77,7 +77,7 @@ struct policy_result {
   double positions = 0;  ///< tokens whose weight is > 0
   double sequences = 0;  ///< sequences with such a token
   double nonfinite = 0;  ///< counted tokens with a NaN or an infinity among their inputs
-  double saturated = 0;  ///< counted tokens whose |log ratio| is beyond 80
+  double saturated = 0;  ///< counted tokens with a log-ratio beyond 80, where exp is bounded
 
   friend policy_result operator+(const policy_result& a, const policy_result& b) {
     policy_result r;
@@ -165,7 +165,7 @@ constexpr bool needs_old() {
 /// The formula, and its slope: written out, or, when it returns the loss alone, from dual numbers.
 template <class Term, lane V>
 RLHF_HOST_DEVICE policy_terms<V> evaluate(const Term& term, const policy_token<V>& t) {
-  if constexpr (std::same_as<decltype(term(t)), V>) {
+  if constexpr (std::same_as<std::remove_cv_t<decltype(term(t))>, V>) {
     using D = math::dual<V>;
     const V one = math::constant<V>(1), zero = math::constant<V>(0);
     const D log_prob{t.log_prob, one};
@@ -228,6 +228,7 @@ struct policy_kernel {
 
   static constexpr int scaled_sums = Full ? 3 : 1;  // policy, KL and entropy term of the loss
   enum metric_sum { low, high, dual, k1, k2, k3, ratio, saturated, kl, entropy };
+  static constexpr int plain_sum = scaled_sums + saturated;  // counts tokens, whatever they weigh
   static constexpr int metrics = Full ? 10 : 8;
   static constexpr int sums = scaled_sums + metrics;
   static constexpr int ranges = 1;
@@ -257,7 +258,7 @@ struct policy_kernel {
       const V row = t.in[row_log_ratio_in];
       token.log_ratio = math::bounded(row);
       token.ratio = math::exp(token.log_ratio);
-      beyond = math::max(beyond, math::abs(row));
+      beyond = (math::max)(beyond, math::abs(row));
     }
     const policy_terms<V> terms = evaluate(term, token);
 
@@ -269,10 +270,11 @@ struct policy_kernel {
     metric[k2] = math::constant<V>(0.5) * log_ratio * log_ratio;
     metric[k3] = exponential.k3;
     metric[ratio] = token.ratio;
-    metric[saturated] = math::select(beyond > math::constant<V>(80), one, zero);
     t.range[0] = token.ratio;
 
+    const V limit = math::constant<V>(80);
     if constexpr (!Full) {
+      metric[saturated] = math::select(beyond > limit, one, zero);
       t.sum[0] = terms.loss * t.scale[policy_loss];
       t.out[d_log_prob] = terms.d_log_prob * t.scale[policy_gradient];
     } else {
@@ -288,11 +290,14 @@ struct policy_kernel {
         const auto k = formula::kl_estimate(t.in[log_prob] - t.in[ref_in], exponential.ratio,
                                             estimator, weighting, input_clamp, output_clamp);
         kl_value = k.value;
+        if (estimator == kl_estimator::k3)  // exp(−delta) is the one that is bounded
+          beyond = (math::max)(beyond, t.in[ref_in] - t.in[log_prob]);
         slope = slope + k.d_log_prob * t.scale[kl_gradient] * upstream;
       }
       t.sum[0] = terms.loss * weight * t.scale[policy_loss];
       t.sum[1] = kl_value * t.scale[kl_loss];
       t.sum[2] = t.in[entropy_in] * t.scale[entropy_loss];
+      metric[saturated] = math::select(beyond > limit, one, zero);
       metric[kl] = kl_value;
       metric[entropy] = t.in[entropy_in];
       t.out[d_log_prob] = slope;
@@ -390,8 +395,10 @@ bound_policy<T, Space> bind_policy(token_binder<Space>& bind, const policy_batch
   else
     bind.unused("sequence_loss", bool(output.sequence_loss));
 
-  p.kl_over = config.kl.over.value_or(config.over);
-  p.entropy_over = config.entropy.over.value_or(config.over);
+  // A term that is off has no aggregation of its own.
+  p.kl_over = p.with_kl ? config.kl.over.value_or(config.over) : config.over;
+  p.entropy_over = config.entropy.coefficient.given() ? config.entropy.over.value_or(config.over)
+                                                      : config.over;
   bool grouped = false, turns = false;
   const aggregation* const modes[] = {&config.over, &p.kl_over, &p.entropy_over};
   for (const aggregation* over : modes) {
@@ -445,6 +452,8 @@ RLHF_NOINLINE planned_policy<T, Space> plan_policy(Run& run, const bound_policy<
   plan.row_weight = run.template allocate<double>(p.domain.rows);
   run.count(p.domain, counts, plan.row_weight);
   check_count(run, config.over, counts);
+  if (p.with_kl) check_count(run, p.kl_over, counts);
+  if (config.entropy.coefficient.given()) check_count(run, p.entropy_over, counts);
   const token_input<T> observed[] = {p.log_prob, p.old_log_prob, p.behaviour, p.advantage,
                                      p.weight,   p.ref,          p.entropy};
   plan.screened = screen_nonfinite<T>(run, p.domain, observed, config.nonfinite);
@@ -491,15 +500,14 @@ void arrange_policy(const bound_policy<T, Space>& p, const planned_policy<T, Spa
   }
 }
 
-/// Runs the kernel and reads its figures.
+/// Runs the kernel and completes its figures.
 template <class K, class Run, class Space>
-auto pass_policy(Run& run, const K& kernel, const token_arguments<K, Space>& a,
+void pass_policy(Run& run, const K& kernel, const token_arguments<K, Space>& a,
                  const double* dropped, double* figures) {
   double* const sums = figures + token_counts::size;
   run.map_reduce(kernel, a, sums);
   if (dropped != nullptr)
     run.for_each(1, add_dropped{dropped, sums + sums_of<K>::nonfinite});
-  return run.template finish<policy_result>(figures, &K::read);
 }
 
 }  // namespace detail
@@ -528,7 +536,8 @@ auto pass_policy(Run& run, const K& kernel, const token_arguments<K, Space>& a,
 /// Gradient  d_log_prob = w · (coefficient · d formula + beta · d kl) · upstream; d_entropy =
 ///           −w · entropy coefficient · upstream; all other inputs are constants
 /// Edges     masked positions are not read and get gradient +0; an empty mask gives loss 0; a NaN
-///           or inf in a counted token does what .nonfinite says and is counted
+///           in a counted token reaches the loss, an infinite log-ratio is taken at its bound; both
+///           are counted in nonfinite, and .nonfinite may drop them
 /// Numerics  log ratio bounded at 80, beyond it value and slope are those at 80, counted in
 ///           saturated; sums: fixed tree, in double
 /// Cost      the mask is read once for the weights, then one pass; host: no allocation with a
@@ -554,7 +563,8 @@ result_of<Exec, policy_result> policy_loss(const Term& term,
     K kernel{term};
     token_arguments<K, Space> a;
     detail::arrange_policy(p, plan, config, kernel, a);
-    return detail::pass_policy(run, kernel, a, plan.screened.dropped, figures);
+    detail::pass_policy(run, kernel, a, plan.screened.dropped, figures);
+    return run.template finish<policy_result>(figures, &K::read);
   };
   return p.full ? execute.template operator()<true>() : execute.template operator()<false>();
 }

@@ -78,16 +78,21 @@ struct row_slope_sum {
   }
 };
 
-/// Splits the two sums of a row: its slope, and its mean loss, written where it is wanted.
+/// The first of the two sums of a row.
 template <scalar T>
 struct read_row_slope {
   const double* sum;
-  const double* weight;
   T* slope;
+  RLHF_HOST_DEVICE void operator()(index i) const { slope[i] = static_cast<T>(sum[2 * i]); }
+};
+
+/// The second one as a mean, to the caller's tensor.
+template <scalar T>
+struct write_row_loss {
+  const double* sum;
+  const double* weight;
   token_output<T> loss;
   RLHF_HOST_DEVICE void operator()(index i) const {
-    slope[i] = static_cast<T>(sum[2 * i]);
-    if (loss.data == nullptr) return;
     const T mean = weight[i] > 0 ? static_cast<T>(sum[2 * i + 1] / weight[i]) : T(0);
     T& to = loss.data[i * loss.per_row];
     if (!loss.accumulate)
@@ -120,7 +125,8 @@ struct read_row_slope {
 ///           ones left out; form token: −w_t·s·A_t, 0 where the clip decides; the KL term's ratio
 ///           is the token's; old_log_prob, ref_log_prob, advantage and coefficient are constants
 /// Edges     masked positions are not read and get gradient 0; an empty sequence has s = 1, loss 0;
-///           NaN or inf in a counted token reaches the loss, unless .nonfinite drops it
+///           NaN in a counted token reaches the loss, an infinite log-ratio is taken at its
+///           bound; both are counted, and .nonfinite may drop them
 /// Numerics  u in double from float lanes; u and the tokens' log-ratios are bounded at 80, counted
 ///           in saturated; metrics weigh tokens: ratio is s, approx_kl_* are the tokens' own
 /// Cost      form token: two passes over the tokens; form sequence: three
@@ -181,7 +187,7 @@ result_of<Exec, sequence_clipped_surrogate_result> sequence_clipped_surrogate_lo
       s.in[slopes::upstream] = p.above;
       s.scale[0] = a.scale[K::policy_gradient];
       run.map_reduce_rows(slopes{term}, s, row_sum);
-      run.for_each(rows, detail::read_row_slope<T>{row_sum, kept_weight, slope, p.sequence_loss});
+      run.for_each(rows, detail::read_row_slope<T>{row_sum, slope});
     }
     if constexpr (Level == detail::ratio_level::sequence) {
       run.for_each(1, detail::set_one{unit});
@@ -189,7 +195,10 @@ result_of<Exec, sequence_clipped_surrogate_result> sequence_clipped_surrogate_lo
       a.in[K::row_slope_in] = {slope, 1, 0, 0, T(0)};
       a.scale[K::policy_gradient] = {unit, mean ? share : nullptr};  // ∂u/∂log_prob
     }
-    return detail::pass_policy(run, kernel, a, screened.dropped, figures);
+    detail::pass_policy(run, kernel, a, screened.dropped, figures);
+    if (p.sequence_loss.data != nullptr)
+      run.for_each(rows, detail::write_row_loss<T>{row_sum, kept_weight, p.sequence_loss});
+    return run.template finish<policy_result>(figures, &K::read);
   };
   return config.form == sequence_form::sequence
              ? execute.template operator()<detail::ratio_level::sequence>()

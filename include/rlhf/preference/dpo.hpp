@@ -260,11 +260,12 @@ struct answer_side {
 /// Gradient  with g = w·beta·∂loss/∂z: g for each chosen token, −g for each rejected one, times the
 ///           mask's weight, over the answer's length if normalised; references, margin and weight
 ///           are constants
-/// Edges     ignored pairs and masked tokens are not read and get gradient 0; no pair gives loss 0;
+/// Edges     ignored pairs and masked tokens change nothing and get gradient 0; no pair gives loss 0;
 ///           policy == reference gives ln 2 and gradient ∓beta/2·w; equal rewards are ties, not
 ///           accurate; an answer without tokens has log-probability 0; NaN or inf in a counted pair
 ///           reaches the loss, unless .nonfinite drops the pair
-/// Numerics  per token: sums and the pair's loss in double, so |z| of long answers does not cancel;
+/// Numerics  per token: the log-ratio is summed, not a difference of sums, in lanes of T flushed to
+///           double every 1,024 tokens (float: about 1e-7 of the sum of |log-ratio|); then double;
 ///           per answer: in T, (2 |a| + 2 |b|) 2⁻²⁴·beta absolute in z
 /// Cost      per answer: one pass, 4 reads and 2 writes per pair; per token: one read of the
 ///           log-probs and one write of the gradient; host: no allocation with a workspace

@@ -68,6 +68,16 @@ struct token_lanes {
   V range[detail::at_least_one(K::ranges)];
 };
 
+/// Whether a sum is to be multiplied by the weights of a mask: not those that hold a factor `scale`,
+/// and not the one that counts tokens (static constexpr int plain_sum, where a kernel has one).
+template <class K>
+RLHF_HOST_DEVICE constexpr bool takes_weight(int k) {
+  if constexpr (requires { K::plain_sum; })
+    return k >= K::scaled_sums && k != K::plain_sum;
+  else
+    return k >= K::scaled_sums;
+}
+
 /// Where map_reduce leaves its figures: sums, then the count of non-finite tokens, then the low
 /// and the high end of each range (+inf and -inf where no token was counted).
 template <class K>

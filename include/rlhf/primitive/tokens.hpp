@@ -66,6 +66,8 @@ struct token_output {
   bool accumulate = false;
 };
 
+inline namespace RLHF_CHECKS {
+
 /// Turns the views of a call into inputs and outputs over one domain, and holds every check of
 /// shape, memory and overlap, so that an algorithm states its fields and nothing else.
 template <class Space>
@@ -110,9 +112,7 @@ class token_binder {
     const index_view<Space>& at = layout.indices;
     if (at.rank() != 1) [[unlikely]]
       detail::fail_shape(function_, what, "rank 1", at.shape());
-    if (at.size(0) > 0 && at.data() == nullptr) [[unlikely]]
-      detail::fail_shape(function_, what, "memory behind the tensor: its pointer is null",
-                         at.shape());
+    detail::check_indices(function_, what, at);
     if (layout.kind == arrangement::lengths) {
       domain_.rows = token_shape_.size[0];
       domain_.columns = token_shape_.size[1];
@@ -143,11 +143,9 @@ class token_binder {
     if (!mask) return;
     if (!(mask.shape() == token_shape_)) [[unlikely]]
       detail::fail_shape(function_, "mask", token_shape_, mask.shape());
-    index n = 1;
-    for (int k = 0; k < mask.rank(); ++k) n *= mask.size(k);
-    if (n > 0 && mask.data() == nullptr) [[unlikely]]
-      detail::fail_shape(function_, "mask", "memory behind the tensor: its pointer is null",
-                         mask.shape());
+    detail::check_indices(function_, "mask", mask);
+    const index size[3] = {mask.size(0), mask.size(1), 1}, stride[3] = {mask.stride(0), mask.stride(1), 0};
+    note("mask", detail::bytes_of(mask.data(), mask.element_size(), mask.rank(), size, stride), false);
     domain_.mask = mask;
     if constexpr (std::same_as<Space, host_space>) {
       if (mask.kind() != mask_kind::flag)
@@ -155,8 +153,8 @@ class token_binder {
           for (index j = 0, at = domain_.mask_offset(i); j < domain_.length(i);
                ++j, at += domain_.mask_stride()) {
             const double w = mask.at(at);
-            if (!(w >= 0 && w <= 1.7976931348623157e308)) [[unlikely]]
-              detail::fail(function_, "mask", "weights that are finite and >= 0", w);
+            if (!detail::is_weight(w)) [[unlikely]]
+              detail::fail(function_, "mask", "weights of 0, or from 1e-30 to 1e30", w);
           }
     }
   }
@@ -267,6 +265,7 @@ class token_binder {
       detail::fail(function_, name, "a tensor: this input is required");
     if (v.rank() != 1 || v.size(0) != domain_.rows) [[unlikely]]
       detail::fail_shape(function_, name, shape(domain_.rows), v.shape());
+    detail::check_indices(function_, name, v);
   }
 
   /// A field this call has no use for must not be given.
@@ -275,5 +274,7 @@ class token_binder {
       detail::fail(function_, name, "to be left out: this call does not use it");
   }
 };
+
+}  // namespace RLHF_CHECKS
 
 }  // namespace rlhf::inline v1

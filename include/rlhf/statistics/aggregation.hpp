@@ -24,7 +24,7 @@ class normaliser {
 
  public:
   constexpr normaliser(local_normaliser) : local_(true) {}
-  constexpr normaliser(device_scalar s) : device_(s.value) {}
+  constexpr normaliser(device_scalar s) : device_(s.address()) {}
   template <class N>
     requires std::is_arithmetic_v<N>
   constexpr normaliser(N n) : value_(static_cast<double>(n)) {}

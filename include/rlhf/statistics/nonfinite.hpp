@@ -7,7 +7,7 @@ namespace rlhf::inline v1 {
 /// What a NaN or an infinity in a counted token does. It is counted in `nonfinite` whatever is
 /// chosen; denominators stay those of the whole mask.
 enum class nonfinite_policy : unsigned char {
-  propagate,      ///< it reaches the loss, where it is seen
+  propagate,      ///< a NaN reaches the loss; an infinity what the formula makes of it
   drop_token,     ///< the token counts as masked
   drop_sequence,  ///< every token of its sequence counts as masked
   error           ///< contract_violation, before anything is written; on a stream, from get()

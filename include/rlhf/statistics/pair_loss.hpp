@@ -74,6 +74,8 @@ struct pair_result {
   }
 };
 
+inline namespace RLHF_CHECKS {
+
 /// Turns rank-1 views of one length into a domain of one row: the pair counterpart of token_binder.
 template <class Space>
 class pair_binder {
@@ -107,16 +109,14 @@ class pair_binder {
         domain_(row_.domain()) {
     if (!weight) return;
     match("weight", weight);
-    if (pairs_.size[0] > 0 && weight.data() == nullptr) [[unlikely]]
-      detail::fail_shape(function, "weight", "memory behind the tensor: its pointer is null",
-                         weight.shape());
+    detail::check_indices(function, "weight", weight);
     domain_.mask = detail::as_row(weight);
     if constexpr (std::same_as<Space, host_space>) {
       if (weight.kind() == mask_kind::flag) return;
       for (index i = 0; i < pairs_.size[0]; ++i) {
         const double w = weight.at(i * weight.stride(0));
-        if (!(w >= 0 && w <= 1.7976931348623157e308)) [[unlikely]]
-          detail::fail(function, "weight", "weights that are finite and >= 0", w);
+        if (!detail::is_weight(w)) [[unlikely]]
+          detail::fail(function, "weight", "weights of 0, or from 1e-30 to 1e30", w);
       }
     }
   }
@@ -157,6 +157,8 @@ class pair_binder {
     row_.occupy(name, bytes, is_written);
   }
 };
+
+}  // namespace RLHF_CHECKS
 
 }  // namespace rlhf::inline v1
 
@@ -381,7 +383,7 @@ pair_result read_pairs(const double* figures) {
 ///       template <rlhf::lane V>
 ///       RLHF_HOST_DEVICE V operator()(const rlhf::scored_pair<V>& p) const {
 ///         const V zero = rlhf::math::constant<V>(0);
-///         return rlhf::math::max(p.margin - (p.chosen - p.rejected), zero);
+///         return rlhf::(math::max)(p.margin - (p.chosen - p.rejected), zero);
 ///       }
 ///     };
 ///

@@ -4,7 +4,7 @@
 
 #include "rlhf/tensor/layout.hpp"
 
-namespace rlhf::inline v1::detail {
+namespace rlhf::inline v1::detail::inline RLHF_CHECKS {
 
 /// The checks every view passes before a call writes anything: extents, memory, alignment.
 template <class T, class Space>
@@ -22,9 +22,13 @@ void check_memory(const char* function, const char* argument, const view<T, Spac
     fail(function, argument, "a pointer aligned for its element type");
 }
 
+/// A weight is 0, or a number that float and double can both hold and multiply by.
+RLHF_HOST_DEVICE constexpr bool is_weight(double w) { return w == 0 || (w >= 1e-30 && w <= 1e30); }
+
 /// An output must not write one element twice.
 template <class T, class Space>
 void check_distinct(const char* function, const char* argument, const view<T, Space>& v) {
+  constexpr index largest = index{1} << 60;
   index reach[3] = {0, 0, 0};
   index step[3] = {0, 0, 0};
   int n = 0;
@@ -32,11 +36,14 @@ void check_distinct(const char* function, const char* argument, const view<T, Sp
     if (v.size(k) == 0) return;
   for (int k = 0; k < v.rank(); ++k) {
     if (v.size(k) == 1) continue;
+    expects(v.stride(k) > -largest && v.stride(k) < largest, function, argument,
+            "strides that fit 62 bits", v.stride(k));
     const index s = v.stride(k) < 0 ? -v.stride(k) : v.stride(k);
     int at = n++;
     for (; at > 0 && step[at - 1] > s; --at) step[at] = step[at - 1], reach[at] = reach[at - 1];
     step[at] = s;
-    reach[at] = s * (v.size(k) - 1);
+    if (__builtin_mul_overflow(s, v.size(k) - 1, &reach[at]) || reach[at] > largest) [[unlikely]]
+      fail(function, argument, "strides whose tensor fits the address space", v.stride(k));
   }
   index covered = 0;
   for (int k = 0; k < n; ++k) {
@@ -46,35 +53,69 @@ void check_distinct(const char* function, const char* argument, const view<T, Sp
   }
 }
 
-/// The bytes of a dense view, or of its first element when it is strided: enough to see that an
-/// output lies on something else without refusing views that interleave.
+/// The same for lengths, offsets, labels, ids and masks.
+template <class V>
+void check_indices(const char* function, const char* argument, const V& v) {
+  const index n = v.shape().elements();
+  if (n < 0) [[unlikely]]
+    fail_shape(function, argument, "extents >= 0 whose product fits 63 bits", v.shape());
+  if (n > 0 && v.data() == nullptr) [[unlikely]]
+    fail_shape(function, argument, "memory behind the tensor: its pointer is null", v.shape());
+  if (reinterpret_cast<std::uintptr_t>(v.data()) % v.element_size() != 0) [[unlikely]]
+    fail(function, argument, "a pointer aligned for its element type");
+}
+
+/// Where a tensor lies: rows of `width` bytes, `pitch` apart, from begin to end. A dense tensor is one
+/// row; of strides that fit neither, only the first element is known.
 struct byte_range {
   std::uintptr_t begin = 0, end = 0;
+  std::uintptr_t pitch = 0, width = 0;
 };
+
+inline byte_range bytes_of(const void* data, std::size_t element, int rank, const index* size,
+                           const index* stride) {
+  std::uintptr_t elements = rank > 0 ? 1 : 0;
+  for (int k = 0; k < rank; ++k) elements *= static_cast<std::uintptr_t>(size[k]);
+  const auto begin = reinterpret_cast<std::uintptr_t>(data);
+  if (elements == 0) return {begin, begin, 0, 0};
+  // The dimensions that are no choice are left out, the others go from the innermost outwards.
+  std::uintptr_t row = element;
+  bool used[3] = {false, false, false};
+  for (bool more = true; more;) {
+    more = false;
+    for (int k = 0; k < rank; ++k)
+      if (!used[k] && size[k] > 1 && stride[k] > 0 &&
+          static_cast<std::uintptr_t>(stride[k]) * element == row) {
+        row *= static_cast<std::uintptr_t>(size[k]);
+        used[k] = more = true;
+      }
+  }
+  int outer = -1, left = 0;
+  for (int k = 0; k < rank; ++k)
+    if (!used[k] && size[k] > 1) outer = k, ++left;
+  if (left == 0) return {begin, begin + row, 0, row};
+  const auto pitch =
+      static_cast<std::uintptr_t>(stride[outer] > 0 ? stride[outer] : 0) * element;
+  if (left == 1 && pitch >= row)
+    return {begin, begin + pitch * static_cast<std::uintptr_t>(size[outer] - 1) + row, pitch, row};
+  return {begin, begin + element, 0, element};
+}
 
 template <class T, class Space>
 byte_range bytes_of(const view<T, Space>& v) {
-  index elements = v.rank() > 0 ? 1 : 0;
-  bool dense = true;
-  index step = 1;
-  for (int k = v.rank() - 1; k >= 0; --k) {
-    if (v.size(k) > 1 && v.stride(k) != step) dense = false;
-    step *= v.size(k);
-    elements *= v.size(k);
-  }
-  bool dense_columns = v.rank() == 2;
-  if (v.rank() == 2 && !dense) {
-    if (v.size(0) > 1 && v.stride(0) != 1) dense_columns = false;
-    if (v.size(1) > 1 && v.stride(1) != v.size(0)) dense_columns = false;
-    dense = dense_columns;
-  }
-  const auto begin = reinterpret_cast<std::uintptr_t>(v.data());
-  const auto count = static_cast<std::uintptr_t>(elements == 0 ? 0 : dense ? elements : 1);
-  return {begin, begin + count * sizeof(T)};
+  return bytes_of(v.data(), sizeof(T), v.rank(), v.raw().size, v.raw().stride);
 }
 
 inline bool overlap(const byte_range& a, const byte_range& b) {
-  return a.begin < b.end && b.begin < a.end;
+  if (!(a.begin < b.end && b.begin < a.end)) return false;
+  if (a.pitch == 0 && b.pitch == 0) return true;
+  const std::uintptr_t pitch = a.pitch == 0 ? b.pitch : a.pitch;
+  if (a.pitch != 0 && b.pitch != 0 && a.pitch != b.pitch) return a.begin == b.begin;
+  // Both repeat with one pitch: rows meet where their places within it do.
+  const std::uintptr_t behind = (b.begin - a.begin) % pitch;
+  const std::uintptr_t ahead = (a.begin - b.begin) % pitch;
+  const std::uintptr_t b_at = b.begin >= a.begin ? behind : (pitch - ahead) % pitch;
+  return b_at < a.width || pitch - b_at < b.width || a.width >= pitch || b.width >= pitch;
 }
 
-}  // namespace rlhf::inline v1::detail
+}  // namespace rlhf::inline v1::detail::inline RLHF_CHECKS

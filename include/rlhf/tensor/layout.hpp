@@ -45,8 +45,7 @@ class index_view {
   template <tensor X>
     requires(fits_index<std::remove_const_t<element_of<X>>> && std::same_as<tensor_space<X>, Space>)
   constexpr index_view(X&& x, const rlhf::shape& s) : index_view(std::forward<X>(x)) {
-    index n = 1;
-    for (int k = 0; k < s.rank; ++k) n *= s.size[k];
+    const index n = s.elements();
     if (rank_ != 1 || size_[0] != n || (n > 1 && stride_[0] != 1)) [[unlikely]]
       detail::fail_shape("view", "shape", "one whose product is the length of the contiguous range",
                          s);
@@ -73,8 +72,10 @@ class index_view {
 
   RLHF_HOST_DEVICE constexpr explicit operator bool() const { return rank_ != 0; }
   RLHF_HOST_DEVICE constexpr const void* data() const { return data_; }
+  constexpr std::size_t element_size() const { return wide_ ? 8 : 4; }
   RLHF_HOST_DEVICE constexpr int rank() const { return rank_; }
   RLHF_HOST_DEVICE constexpr index size(int k) const { return size_[k]; }
+  constexpr index stride_of(int k) const { return stride_[k]; }
   constexpr rlhf::shape shape() const {
     rlhf::shape s;
     s.rank = rank_;
@@ -144,8 +145,7 @@ class mask_view {
   template <tensor X>
     requires(!std::derived_from<bare<X>, mask_view>)
   constexpr mask_view(X&& x, const rlhf::shape& s) : mask_view(std::forward<X>(x)) {
-    index n = 1;
-    for (int k = 0; k < s.rank; ++k) n *= s.size[k];
+    const index n = s.elements();
     if (rank_ != 1 || size_[0] != n || (n > 1 && stride_[0] != 1)) [[unlikely]]
       detail::fail_shape("view", "shape", "one whose product is the length of the contiguous range",
                          s);
@@ -163,6 +163,9 @@ class mask_view {
 
   RLHF_HOST_DEVICE constexpr explicit operator bool() const { return rank_ != 0; }
   RLHF_HOST_DEVICE constexpr const void* data() const { return data_; }
+  constexpr std::size_t element_size() const {
+    return kind_ == mask_kind::weight64 ? 8 : kind_ == mask_kind::weight32 ? 4 : 1;
+  }
   RLHF_HOST_DEVICE constexpr mask_kind kind() const { return kind_; }
   RLHF_HOST_DEVICE constexpr int rank() const { return rank_; }
   RLHF_HOST_DEVICE constexpr index size(int k) const { return size_[k]; }
@@ -201,8 +204,8 @@ constexpr auto lengths(X&& x) {
   return sequence_layout<tensor_space<X>>{arrangement::lengths,
                                           index_view<tensor_space<X>>(std::forward<X>(x))};
 }
-template <class Space = host_space, std::integral I>
-constexpr auto lengths(const I* data, const rlhf::shape& s) {
+template <class Space = host_space, std::integral N>
+constexpr auto lengths(const N* data, const rlhf::shape& s) {
   return sequence_layout<Space>{arrangement::lengths, index_view<Space>(data, s)};
 }
 
@@ -212,8 +215,8 @@ constexpr auto packed(X&& cu_seqlens) {
   return sequence_layout<tensor_space<X>>{arrangement::packed,
                                           index_view<tensor_space<X>>(std::forward<X>(cu_seqlens))};
 }
-template <class Space = host_space, std::integral I>
-constexpr auto packed(const I* data, const rlhf::shape& s) {
+template <class Space = host_space, std::integral N>
+constexpr auto packed(const N* data, const rlhf::shape& s) {
   return sequence_layout<Space>{arrangement::packed, index_view<Space>(data, s)};
 }
 

@@ -12,15 +12,23 @@ struct shape {
   index size[3] = {0, 1, 1};
 
   constexpr shape() = default;
-  template <std::integral I>
-  constexpr shape(I n) : rank(1), size{static_cast<index>(n), 1, 1} {}
-  template <std::integral I, std::integral J>
-  constexpr shape(I rows, J columns)
+  template <std::integral N>
+  constexpr shape(N n) : rank(1), size{static_cast<index>(n), 1, 1} {}
+  template <std::integral N, std::integral M>
+  constexpr shape(N rows, M columns)
       : rank(2), size{static_cast<index>(rows), static_cast<index>(columns), 1} {}
-  template <std::integral I, std::integral J, std::integral K>
-  constexpr shape(I batch, J time, K classes)
+  template <std::integral N, std::integral M, std::integral K>
+  constexpr shape(N batch, M time, K classes)
       : rank(3),
         size{static_cast<index>(batch), static_cast<index>(time), static_cast<index>(classes)} {}
+
+  /// The product of the extents; −1 where one is negative or the product does not fit.
+  constexpr index elements() const {
+    index n = 1;
+    for (int k = 0; k < rank; ++k)
+      if (size[k] < 0 || __builtin_mul_overflow(n, size[k], &n)) return -1;
+    return n;
+  }
 
   friend constexpr bool operator==(const shape& a, const shape& b) {
     return a.rank == b.rank && a.size[0] == b.size[0] && a.size[1] == b.size[1] &&
@@ -50,6 +58,8 @@ inline sentence& add_shape(sentence& s, const shape& a) {
   return s.add("]");
 }
 
+inline namespace RLHF_CHECKS {
+
 [[noreturn, gnu::noinline, gnu::cold]] inline void fail_shape(const char* function,
                                                               const char* argument,
                                                               const shape& expected,
@@ -70,6 +80,8 @@ inline sentence& add_shape(sentence& s, const shape& a) {
   add_shape(s, received);
   report(s.c_str());
 }
+
+}  // namespace RLHF_CHECKS
 
 }  // namespace detail
 

@@ -126,6 +126,19 @@ struct tensor_traits<T[N]> {
   }
 };
 
+template <class T, std::size_t B, std::size_t R, std::size_t C>
+  requires(!std::is_array_v<T>)
+struct tensor_traits<T[B][R][C]> {
+  static constexpr bool owns = false;
+  template <class U>
+  static constexpr raw_view<U, host_space> raw(U (&x)[B][R][C]) {
+    return {&x[0][0][0],
+            3,
+            {static_cast<index>(B), static_cast<index>(R), static_cast<index>(C)},
+            {static_cast<index>(R * C), static_cast<index>(C), 1}};
+  }
+};
+
 template <class T, std::size_t R, std::size_t C>
   requires(!std::is_array_v<T>)
 struct tensor_traits<T[R][C]> {

@@ -65,7 +65,8 @@ class view {
     for (int k = s.rank - 1; k >= 0; --k) {
       raw_.size[k] = s.size[k];
       raw_.stride[k] = step;
-      step *= s.size[k];
+      // Unsigned, because extents are checked later, where the error can name its argument.
+      step = static_cast<index>(static_cast<std::size_t>(step) * static_cast<std::size_t>(s.size[k]));
     }
   }
 
@@ -77,6 +78,8 @@ class view {
   constexpr view(raw_view<T, Space> raw) : raw_(raw) {}
   constexpr view(T* data, const rlhf::shape& s) { dense(data, s); }
   constexpr view(T* data, const rlhf::shape& s, const rlhf::shape& strides) {
+    if (strides.rank != s.rank) [[unlikely]]
+      detail::fail_shape("view", "strides", "as many as there are extents", strides);
     raw_.data = data;
     raw_.rank = s.rank;
     for (int k = 0; k < s.rank; ++k) {
@@ -98,8 +101,7 @@ class view {
     requires fits<X, T, Space>
   constexpr view(X&& x, const rlhf::shape& s) {
     adopt(x);
-    index n = 1;
-    for (int k = 0; k < s.rank; ++k) n *= s.size[k];
+    const index n = s.elements();
     if (raw_.rank != 1 || raw_.size[0] != n || (n > 1 && raw_.stride[0] != 1)) [[unlikely]]
       detail::fail_shape("view", "shape", "one whose product is the length of the contiguous range",
                          s);
@@ -194,7 +196,7 @@ struct upstream_scale : signal<const T, Space> {
   template <class N>
     requires std::is_arithmetic_v<N>
   constexpr upstream_scale(N n) : number(static_cast<double>(n)) {}
-  constexpr upstream_scale(device_scalar s) : device(s.value) {}
+  constexpr upstream_scale(device_scalar s) : device(s.address()) {}
 };
 
 /// First member of every aggregate of inputs and outputs. Nothing converts to it, not even {}, so

@@ -13,6 +13,7 @@ namespace rlhf::inline v1::detail {
 /// blocks from the heap and frees them at the end. A dry arena only adds up.
 class arena {
   static constexpr std::size_t alignment = 64;
+  static constexpr std::size_t largest = static_cast<std::size_t>(-1) / 4;
   struct block {
     block* next;
   };
@@ -20,13 +21,14 @@ class arena {
   const char* function_;
   std::byte* base_;
   std::size_t capacity_;
+  std::size_t given_;
   std::size_t used_ = 0;
   block* blocks_ = nullptr;
   bool dry_;
 
  public:
   arena(const char* function, void* workspace, std::size_t bytes, bool dry)
-      : function_(function), base_(static_cast<std::byte*>(workspace)), capacity_(bytes), dry_(dry) {
+      : function_(function), base_(static_cast<std::byte*>(workspace)), capacity_(bytes), given_(bytes), dry_(dry) {
     if (base_ != nullptr) {
       const std::size_t skew = (alignment - reinterpret_cast<std::uintptr_t>(base_)) % alignment;
       base_ += skew < capacity_ ? skew : capacity_;
@@ -51,19 +53,22 @@ class arena {
 
   template <class T>
   T* allocate(index n) {
-    return static_cast<T*>(take(static_cast<std::size_t>(n > 0 ? n : 1) * sizeof(T)));
+    return static_cast<T*>(take(static_cast<std::size_t>(n > 0 ? n : 1), sizeof(T)));
   }
 
  private:
-  RLHF_NOINLINE void* take(std::size_t size) {
-    const std::size_t bytes = (size + alignment - 1) / alignment * alignment;
+  RLHF_NOINLINE void* take(std::size_t n, std::size_t size) {
+    std::size_t bytes = 0;
+    if (__builtin_mul_overflow(n, size, &bytes) || bytes > largest - used_) [[unlikely]]
+      fail(function_, "workspace", "a batch whose scratch memory fits the address space");
+    bytes = (bytes + alignment - 1) / alignment * alignment;
     used_ += bytes;
     if (dry_) return reinterpret_cast<void*>(alignment);  // never read, fit for arithmetic
     if (base_ != nullptr) {
       if (used_ > capacity_) [[unlikely]] {
         sentence s;
         s.add("at least ").add(static_cast<index>(used_ + alignment)).add(" bytes");
-        fail(function_, "workspace", s.c_str(), static_cast<index>(capacity_));
+        fail(function_, "workspace", s.c_str(), static_cast<index>(given_));
       }
       return base_ + (used_ - bytes);
     }

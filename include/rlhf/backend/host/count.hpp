@@ -32,8 +32,9 @@ row_count count_row(const token_domain<Space>& domain, index i) {
   const mask_view<Space>& mask = domain.mask;
   if (mask.kind() == mask_kind::none)
     return {static_cast<double>(n), static_cast<double>(n)};
-  const index at = domain.mask_offset(i), step = domain.mask_stride();
   row_count r;
+  if (n == 0) return r;
+  const index at = domain.mask_offset(i), step = domain.mask_stride();
   if (mask.kind() == mask_kind::flag) {
     const auto* const flags = static_cast<const std::uint8_t*>(mask.data()) + at;
     index count = 0;

@@ -192,7 +192,7 @@ class lane_sums {
           } else if constexpr (M == lanes_masked::by_flags) {
             sum[k] = sum[k] + math::select(counted, t.sum[k], zero);
           } else {
-            const V weighted = k < K::scaled_sums ? t.sum[k] : t.sum[k] * weight;
+            const V weighted = takes_weight<K>(k) ? t.sum[k] * weight : t.sum[k];
             sum[k] = sum[k] + math::select(counted, weighted, zero);
           }
         }

@@ -48,13 +48,13 @@ scalar_of<V> largest_of(const scalar_of<V>* x, index n) {
     for (int h = 0; h < 2; ++h)
       for (int p = 0; p < packs; ++p)
         most[h][p] =
-            math::max(math::load<V>(x + v + h * virtual_lanes + p * math::width<V>), most[h][p]);
+            (math::max)(math::load<V>(x + v + h * virtual_lanes + p * math::width<V>), most[h][p]);
   for (; v < n; v += virtual_lanes)
     for (int p = 0; p < packs; ++p)
-      most[0][p] = math::max(math::load<V>(x + v + p * math::width<V>), most[0][p]);
+      most[0][p] = (math::max)(math::load<V>(x + v + p * math::width<V>), most[0][p]);
   T lane[virtual_lanes];
   for (int p = 0; p < packs; ++p)
-    math::store(lane + p * math::width<V>, math::max(most[0][p], most[1][p]));
+    math::store(lane + p * math::width<V>, (math::max)(most[0][p], most[1][p]));
   T top = lane[0];
   for (const T l : lane) top = l > top ? l : top;
   return top;
@@ -89,7 +89,7 @@ void exponentials(const scalar_of<V>* x, index n, scalar_of<V> top, scalar_of<V>
   for (index v = 0; v < n; v += virtual_lanes)
     for (int p = 0; p < packs; ++p) {
       const index at = v + p * math::width<V>;
-      const V d = math::max((math::load<V>(x + at) - m) * scale, lowest);  // NaN comes through
+      const V d = (math::max)((math::load<V>(x + at) - m) * scale, lowest);  // NaN comes through
       const V y = math::select(d <= lowest, zero, math::exp_bounded(d));
       math::store(e + at, y);
       s[p] = s[p] + y;
@@ -348,7 +348,7 @@ class row_pass {
       const V p = math::load<V>(e + v) * scale;
       if constexpr (ReadLogits) {
         const V y = math::load<V>(x + v);
-        const V d = math::max((y - m) * inverse, lowest);  // finite, so that 0·d is 0
+        const V d = (math::max)((y - m) * inverse, lowest);  // finite, so that 0·d is 0
         const V beside = math::select(y == nothing, zero, uniform);
         math::store(to + v, math::fma(p, math::fma(log_slope, d, p_slope), beside));
       } else {

@@ -241,7 +241,7 @@ class device_run {
     if (domain.kind == arrangement::packed)
       refuse(bad, "layout: packed(cu_seqlens)",
              "offsets that begin with 0, do not decrease and end with the number of tokens");
-    if (given) refuse(bad + 1, "mask", "weights that are finite and >= 0");
+    if (given) refuse(bad + 1, "mask", "weights of 0, or from 1e-30 to 1e30");
   }
 
   /// The tree over n rows of figures, in rounds of 64, into `to`. Where only the device knows how

@@ -137,7 +137,7 @@ struct logit_pass {
     }
     RLHF_HOST_DEVICE T distance(index v, T tile_top) const {
       const T lowest = sizeof(T) == sizeof(float) ? T(-87) : T(-708);
-      return math::max((logit(v) - tile_top) * inverse_narrow, lowest);  // NaN comes through
+      return (math::max)((logit(v) - tile_top) * inverse_narrow, lowest);  // NaN comes through
     }
     RLHF_HOST_DEVICE static T exponential(T d) {
       const T lowest = sizeof(T) == sizeof(float) ? T(-87) : T(-708);

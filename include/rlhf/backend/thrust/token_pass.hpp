@@ -251,7 +251,7 @@ struct token_pass {
     }
     kernel(t);
     for (int k = 0; k < K::sums; ++k) {
-      T term = math::first(weighted && k >= K::scaled_sums ? t.sum[k] * factor : t.sum[k]);
+      T term = math::first(weighted && takes_weight<K>(k) ? t.sum[k] * factor : t.sum[k]);
       math::detail::keep_rounding(term);
       s.sum[k] = s.sum[k] + term;
     }
@@ -405,7 +405,7 @@ struct examine_lanes {
       const index at = domain.mask_offset(i), step = domain.mask_stride();
       for (index j = l; j < domain.length(i); j += virtual_lanes) {
         const double w = domain.mask.at(at + j * step);
-        if (!(w >= 0 && w <= 1.7976931348623157e308)) r.sum[1] += 1;
+        if (!is_weight(w)) r.sum[1] += 1;
       }
     }
     return r;

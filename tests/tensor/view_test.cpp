@@ -1,0 +1,109 @@
+#include "rlhf/tensor/view.hpp"
+
+#include <doctest/doctest.h>
+
+#include <array>
+#include <span>
+#include <vector>
+
+#include "rlhf/distribution/token_log_prob.hpp"
+#include "rlhf/policy/clipped_surrogate.hpp"
+#include "rlhf/policy/reinforce.hpp"
+#include "tests/support/backends.hpp"
+
+using namespace rlhf_test;
+using rlhf::aggregation;
+
+TEST_CASE("view: what a field takes, and the shape it sees") {
+  std::vector<float> v(6);
+  const std::array<float, 6> a{};
+  float c[2][3] = {};
+  float deep[2][3][4] = {};
+  CHECK(rlhf::view<const float>(v).shape() == rlhf::shape(6));
+  CHECK(rlhf::view<const float>(a).shape() == rlhf::shape(6));
+  CHECK(rlhf::view<const float>(std::span<const float>(v)).shape() == rlhf::shape(6));
+  CHECK(rlhf::view<float>(c).shape() == rlhf::shape(2, 3));
+  CHECK(rlhf::view<float>(deep).shape() == rlhf::shape(2, 3, 4));
+  CHECK(rlhf::view<float>(deep).stride(0) == 12);
+  CHECK(rlhf::view<float>(v, {2, 3}).shape() == rlhf::shape(2, 3));
+  CHECK(rlhf::view<float>(v.data(), {2, 2}, {3, 1}).stride(0) == 3);
+  CHECK(!rlhf::view<float>());
+  CHECK(rlhf::view<float>(v.data(), {0, 3}));  // empty is given
+}
+
+TEST_CASE("view: a shape that does not fit its range, and strides that do not fit their shape") {
+  std::vector<float> v(6);
+  CHECK(message_of([&] { rlhf::view<float>(v, {2, 4}); }).find("received [2, 4]") != std::string::npos);
+  // a product that wraps around to 0 is not the length of an empty vector
+  std::vector<float> none;
+  CHECK(message_of([&] { rlhf::view<float>(none, {std::ptrdiff_t{1} << 40, std::ptrdiff_t{1} << 40}); }) != "");
+  CHECK(message_of([&] { rlhf::view<float>(v.data(), rlhf::shape(2, 3), rlhf::shape(3)); }) ==
+        "view: strides: expected as many as there are extents, received [3]");
+}
+
+TEST_CASE("view: extents whose product or scratch memory does not fit are refused") {
+  float x = 0;
+  const auto huge = std::ptrdiff_t{1} << 40;
+  const auto call = [&](rlhf::view<const float> v, rlhf::nonfinite_policy policy) {
+    return message_of([&] {
+      rlhf::reinforce_loss<float>({.log_prob = v, .advantage = v}, {},
+                                  {.over = aggregation::token_sum(), .nonfinite = policy});
+    });
+  };
+  CHECK(call({&x, {huge, huge}}, rlhf::nonfinite_policy::propagate) ==
+        "reinforce_loss: log_prob: expected a number of elements that fits 63 bits, received "
+        "[1099511627776, 1099511627776]");
+  const auto wide = std::ptrdiff_t{1} << 61;
+  CHECK(call({&x, {std::ptrdiff_t{1}, wide}, {std::ptrdiff_t{0}, std::ptrdiff_t{0}}},
+             rlhf::nonfinite_policy::drop_token) ==
+        "reinforce_loss: workspace: expected a batch whose scratch memory fits the address space");
+}
+
+TEST_CASE("view: outputs that lie on inputs, masks or each other are refused; blocks beside them not") {
+  float matrix[2][12] = {};
+  float weight[2][3] = {{1, 1, 1}, {1, 1, 1}};
+  float other[2][3] = {};
+  const auto block = [&](std::ptrdiff_t at) {
+    return rlhf::view<float>(&matrix[0][at], {2, 3}, {12, 1});
+  };
+  const auto call = [&](rlhf::output<float> gradient) {
+    return message_of([&] {
+      rlhf::reinforce_loss<float>({.log_prob = block(0), .advantage = other, .mask = weight},
+                                  {.d_log_prob = gradient}, {.over = aggregation::token_sum()});
+    });
+  };
+  CHECK(call(block(3)) == "");
+  CHECK(call(block(9)) == "");
+  CHECK(call(block(2)).find("overlaps log_prob") != std::string::npos);
+  CHECK(call(block(0)).find("overlaps log_prob") != std::string::npos);
+  CHECK(call(weight).find("overlaps mask") != std::string::npos);
+  CHECK(call(other).find("overlaps advantage") != std::string::npos);
+}
+
+TEST_CASE("view: lengths, ids and masks need memory and alignment like any tensor") {
+  const float x[2][2] = {{-1, -1}, {-1, -1}}, advantage[2] = {1, 1};
+  alignas(8) unsigned char bytes[64] = {};
+  const auto call = [&](rlhf::mask_view<> mask, rlhf::sequence_layout<> layout, rlhf::index_view<> id,
+                        aggregation over) {
+    return message_of([&] {
+      rlhf::reinforce_loss<float>({.log_prob = x, .advantage = advantage, .group_id = id, .mask = mask,
+                                   .layout = layout},
+                                  {}, {.over = over});
+    });
+  };
+  const auto sum = aggregation::token_sum();
+  const auto by_group = aggregation::group_mean_token_mean(1);
+  const int* const nothing = nullptr;
+  CHECK(call({}, {}, {nothing, {2}}, by_group).find("its pointer is null") != std::string::npos);
+  const auto* const odd = reinterpret_cast<const std::int64_t*>(bytes + 1);
+  CHECK(call({}, rlhf::lengths(odd, {2}), {}, sum) ==
+        "reinforce_loss: layout: lengths: expected a pointer aligned for its element type");
+  CHECK(call({reinterpret_cast<const float*>(bytes + 2), {2, 2}}, {}, {}, sum) ==
+        "reinforce_loss: mask: expected a pointer aligned for its element type");
+}
+
+TEST_CASE("view: a device_scalar without an address is refused") {
+  CHECK(message_of([] { (void)rlhf::coefficient(rlhf::device_scalar{nullptr}); }) ==
+        "device_scalar: value: expected an address, not null");
+  CHECK(message_of([] { (void)aggregation::token_mean(rlhf::device_scalar{nullptr}); }) != "");
+}
