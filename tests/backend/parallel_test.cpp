@@ -43,6 +43,6 @@ TEST_CASE("parallel: with a workspace of the bytes that were asked for it has th
   std::vector<unsigned char> workspace(rlhf::workspace_bytes(call, pool.concurrency()));
   const rlhf::parallel<backwards> exec{pool, workspace.data(), workspace.size()};
   CHECK(call(exec).loss == call(rlhf::serial{}).loss);
-  const rlhf::parallel<backwards> less{pool, workspace.data(), workspace.size() - 64};
+  const rlhf::parallel<backwards> less{pool, workspace.data(), workspace.size() - 128};
   CHECK_THROWS_AS(call(less), rlhf::contract_violation);
 }

@@ -1,5 +1,4 @@
-// expect: serial
-// The compiler's own words: serial is declared, and defined by the host backend alone.
+// expect: rlhf: include a backend beside the algorithm
 #include "rlhf/policy/clipped_surrogate.hpp"
 
 void wrong() {

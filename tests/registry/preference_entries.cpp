@@ -22,7 +22,8 @@ struct dpo {
     e.variants = Tokens ? 7 : 6;
     e.convex = !Tokens;
     if (Tokens) {
-      e.mask_name = "mask";
+      e.mask_name = "chosen_mask";
+      e.layout_name = "chosen_layout";
       e.weighs = false;  // the mask is of tokens, while figures are over pairs
     }
     e.inputs = [](int v) {

@@ -107,3 +107,23 @@ TEST_CASE("view: a device_scalar without an address is refused") {
         "device_scalar: value: expected an address, not null");
   CHECK(message_of([] { (void)aggregation::token_mean(rlhf::device_scalar{nullptr}); }) != "");
 }
+
+TEST_CASE("add_to: takes a pointer or a range with its shape") {
+  const float x[1][2] = {{-1, -1}}, advantage[1] = {1};
+  std::vector<float> a{10, 20};
+  rlhf::reinforce_loss<float>({.log_prob = x, .advantage = advantage},
+                              {.d_log_prob = rlhf::add_to(a, {1, 2})}, {.over = aggregation::token_sum()});
+  rlhf::reinforce_loss<float>({.log_prob = x, .advantage = advantage},
+                              {.d_log_prob = rlhf::add_to(a.data(), {1, 2})},
+                              {.over = aggregation::token_sum()});
+  CHECK((a[0] == 8 && a[1] == 18));
+}
+
+TEST_CASE("mask: may have strides, counted in elements") {
+  const float x[1][2] = {{-1, -3}}, advantage[1] = {1};
+  const std::uint8_t every_third[4] = {0, 9, 9, 1};
+  const auto r = rlhf::reinforce_loss<float>(
+      {.log_prob = x, .advantage = advantage, .mask = {every_third, {1, 2}, {6, 3}}}, {},
+      {.over = aggregation::token_sum()});
+  CHECK(r.loss == 3);
+}

@@ -88,7 +88,7 @@ TEST_CASE("device: weights that are no weights, and a forgotten count") {
   CHECK(refusal_of(batch.call({}, {weight, rlhf::shape(1, 4)})) ==
         "clipped_surrogate_loss: mask: expected weights of 0, or from 1e-30 to 1e30, received 3");
   CHECK(refusal_of(batch.call({}, {}, rlhf::aggregation::token_mean(0))) ==
-        "clipped_surrogate_loss: over: expected a count > 0, because tokens count, received 1");
+        "clipped_surrogate_loss: over: expected a count > 0, because tokens count");
   CHECK(refusal_of(batch.call({})) == "");
 }
 

@@ -65,10 +65,12 @@ class host_run {
     counts[2] = sequences;
   }
 
-  /// A contract violation that only the data can show: *count must be 0.
+  /// A contract violation that only the data can show: *count must be 0; what is below 0 is no
+  /// count and not said.
   void refuse(const double* count, const char* argument, const char* expected) {
-    if (!arena_.dry() && *count != 0) [[unlikely]]
-      detail::fail(function(), argument, expected, *count);
+    if (arena_.dry() || *count == 0) return;
+    if (*count < 0) detail::fail(function(), argument, expected);
+    detail::fail(function(), argument, expected, *count);
   }
 
   /// See primitive/map_reduce.hpp. Writes the figures in the order of sums_of<K>.
@@ -328,6 +330,8 @@ struct parallel {
 };
 template <class Pool>
 parallel(const Pool&) -> parallel<Pool>;
+template <class Pool>
+parallel(const Pool&, void*, std::size_t) -> parallel<Pool>;
 
 /// Runs a call without touching a tensor and remembers the scratch memory it asked for.
 struct dry_run {

@@ -38,7 +38,7 @@ struct kl_estimate_config {
 struct kl_estimate_result {
   double loss = 0;         ///< aggregate of the estimate: the scalar whose gradient is written
   metric kl;               ///< nats per token
-  metric kl_per_sequence;  ///< mean over sequences of the sum over tokens
+  metric kl_per_sequence;  ///< mean over sequences of the sum over counted tokens, unweighted
   double kl_min = __builtin_inf();
   double kl_max = -__builtin_inf();
   double tokens = 0;

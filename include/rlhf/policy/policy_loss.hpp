@@ -521,8 +521,10 @@ void pass_policy(Run& run, const K& kernel, const token_arguments<K, Space>& a,
 ///       }
 ///     };
 ///
-/// that returns the loss of one token, or policy_terms<V> with its slope written out. Where it
-/// returns the loss alone, dual numbers give the slope. Masks, layouts, aggregation, the KL and
+/// (on the host a generic lambda will do). It returns the loss of one token, and dual numbers give
+/// its slope; or policy_terms<V>, with the slope written out. A lane may be a pack or a dual number:
+/// a number is math::constant<V>(2), a choice math::select(mask, a, b), a function one of rlhf::math.
+/// Masks, layouts, aggregation, the KL and
 /// entropy terms and the metrics are those of every policy loss. The config is policy_config, or
 /// one of your own that has its four members.
 ///

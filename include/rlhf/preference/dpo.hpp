@@ -195,8 +195,8 @@ struct answer_side {
   answer_side(const char* function, const char* name, const char* ref_name, const char* d_name,
               const view<const T, Space>& x, const view<const T, Space>& ref,
               const output<T, Space>& d, const sequence_layout<Space>& layout,
-              const mask_view<Space>& mask, bool reference_free) {
-    token_binder<Space> bind(function, name, x, layout, mask);
+              const mask_view<Space>& mask, const token_field_names& names, bool reference_free) {
+    token_binder<Space> bind(function, name, x, layout, mask, names);
     domain = bind.domain();
     log_prob = bind.token(name, x);
     if (reference_free)
@@ -321,11 +321,15 @@ result_of<Exec, dpo_result> dpo_loss(const dpo_batch<T, space_of<Exec>>& batch,
   detail::answer_side<T, Space> chosen(
       function, "chosen_log_prob", "ref_chosen_log_prob", "d_chosen_log_prob",
       batch.chosen_log_prob, batch.ref_chosen_log_prob, output.d_chosen_log_prob,
-      batch.chosen_layout, batch.chosen_mask, config.reference_free);
+      batch.chosen_layout, batch.chosen_mask,
+      {"chosen_mask", "chosen_layout: lengths", "chosen_layout: packed(cu_seqlens)"},
+      config.reference_free);
   detail::answer_side<T, Space> rejected(
       function, "rejected_log_prob", "ref_rejected_log_prob", "d_rejected_log_prob",
       batch.rejected_log_prob, batch.ref_rejected_log_prob, output.d_rejected_log_prob,
-      batch.rejected_layout, batch.rejected_mask, config.reference_free);
+      batch.rejected_layout, batch.rejected_mask,
+      {"rejected_mask", "rejected_layout: lengths", "rejected_layout: packed(cu_seqlens)"},
+      config.reference_free);
   const index n = chosen.domain.rows;
   expects(rejected.domain.rows == n, function, "rejected_log_prob",
           "as many answers as chosen_log_prob has", rejected.domain.rows);

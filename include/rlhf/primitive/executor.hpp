@@ -8,15 +8,28 @@ namespace rlhf::inline v1 {
 /// Carries out the primitives: says where memory lies and what a call returns. A call opens one
 /// run, allocates from it, and hands the primitives to it; see backend/host.hpp for the model.
 template <class E>
-concept executor = requires {
+concept executor = !requires { sizeof(E); } || requires {
   typename E::space;
   typename E::template result<int>;
 };
 
+namespace detail {
+
+/// Names the mistake of a unit with an algorithm and no backend: `serial` is only declared there.
 template <class Exec>
-using space_of = typename Exec::space;
+struct complete_executor {
+  static_assert(requires { sizeof(Exec); },
+                "rlhf: include a backend beside the algorithm: rlhf/backend/host.hpp, or one of its "
+                "neighbours");
+  using type = Exec;
+};
+
+}  // namespace detail
+
+template <class Exec>
+using space_of = typename detail::complete_executor<Exec>::type::space;
 template <class Exec, class R>
-using result_of = typename Exec::template result<R>;
+using result_of = typename detail::complete_executor<Exec>::type::template result<R>;
 
 }  // namespace rlhf::inline v1
 

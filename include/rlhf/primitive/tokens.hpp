@@ -68,13 +68,21 @@ struct token_output {
 
 inline namespace RLHF_CHECKS {
 
+/// What the fields of a batch are called in errors; a call with two batches has other names.
+struct token_field_names {
+  const char* mask = "mask";
+  const char* lengths = "layout: lengths";
+  const char* packed = "layout: packed(cu_seqlens)";
+};
+
 /// Turns the views of a call into inputs and outputs over one domain, and holds every check of
 /// shape, memory and overlap, so that an algorithm states its fields and nothing else.
 template <class Space>
 class token_binder {
   const char* function_;
+  token_field_names names_;
   token_domain<Space> domain_;
-  shape token_shape_;
+  rlhf::shape token_shape_;
   struct named_range {
     const char* name;
     detail::byte_range bytes;
@@ -102,8 +110,7 @@ class token_binder {
   RLHF_NOINLINE void bind_layout(const sequence_layout<Space>& layout) {
     domain_.kind = layout.kind;
     domain_.indices = layout.indices;
-    const char* const what = layout.kind == arrangement::packed ? "layout: packed(cu_seqlens)"
-                                                                : "layout: lengths";
+    const char* const what = layout.kind == arrangement::packed ? names_.packed : names_.lengths;
     if (layout.kind == arrangement::padded) {
       domain_.rows = token_shape_.size[0];
       domain_.columns = token_shape_.size[1];
@@ -142,10 +149,10 @@ class token_binder {
   RLHF_NOINLINE void bind_mask(const mask_view<Space>& mask) {
     if (!mask) return;
     if (!(mask.shape() == token_shape_)) [[unlikely]]
-      detail::fail_shape(function_, "mask", token_shape_, mask.shape());
-    detail::check_indices(function_, "mask", mask);
+      detail::fail_shape(function_, names_.mask, token_shape_, mask.shape());
+    detail::check_indices(function_, names_.mask, mask);
     const index size[3] = {mask.size(0), mask.size(1), 1}, stride[3] = {mask.stride(0), mask.stride(1), 0};
-    note("mask", detail::bytes_of(mask.data(), mask.element_size(), mask.rank(), size, stride), false);
+    note(names_.mask, detail::bytes_of(mask.data(), mask.element_size(), mask.rank(), size, stride), false);
     domain_.mask = mask;
     if constexpr (std::same_as<Space, host_space>) {
       if (mask.kind() != mask_kind::flag)
@@ -154,7 +161,7 @@ class token_binder {
                ++j, at += domain_.mask_stride()) {
             const double w = mask.at(at);
             if (!detail::is_weight(w)) [[unlikely]]
-              detail::fail(function_, "mask", "weights of 0, or from 1e-30 to 1e30", w);
+              detail::fail(function_, names_.mask, "weights of 0, or from 1e-30 to 1e30", w);
           }
     }
   }
@@ -163,8 +170,9 @@ class token_binder {
   /// `leading` is the tensor whose shape all others share.
   template <class T>
   token_binder(const char* function, const char* name, const view<T, Space>& leading,
-               const sequence_layout<Space>& layout, const mask_view<Space>& mask)
-      : function_(function), token_shape_(leading.shape()) {
+               const sequence_layout<Space>& layout, const mask_view<Space>& mask,
+               const token_field_names& names = {})
+      : function_(function), names_(names), token_shape_(leading.shape()) {
     if (!leading) [[unlikely]]
       detail::fail(function, name, "a tensor: this input is required");
     const bool packed = layout.kind == arrangement::packed;
@@ -224,6 +232,14 @@ class token_binder {
     const bool rows = v.one_per_sequence ||
                       (v.rank() == 1 && domain_.kind != arrangement::packed);
     if (rows) return sequence(name, static_cast<const view<const T, Space>&>(v));
+    if (!(v.shape() == token_shape_)) [[unlikely]] {
+      detail::sentence s;
+      detail::add_shape(s.add("shape "), token_shape_);
+      const bool packed = domain_.kind == arrangement::packed;
+      detail::add_shape(s.add(packed ? ", or per_sequence(x) of shape " : ", or shape "),
+                        rlhf::shape(domain_.rows));
+      detail::fail_shape(function_, name, s.c_str(), v.shape());
+    }
     return token(name, static_cast<const view<const T, Space>&>(v));
   }
   template <class T>

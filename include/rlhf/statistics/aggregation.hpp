@@ -157,11 +157,11 @@ struct set_one {
   RLHF_HOST_DEVICE void operator()(index) const { *to = 1; }
 };
 
-/// 1 where tokens count though the normaliser says that nothing does.
+/// −1 where tokens count though the normaliser says that nothing does.
 struct forgotten_count {
   const double* tokens;
   double* to;
-  RLHF_HOST_DEVICE void operator()(index) const { *to = *tokens > 0 ? 1 : 0; }
+  RLHF_HOST_DEVICE void operator()(index) const { *to = *tokens > 0 ? -1 : 0; }
 };
 
 /// A normaliser of 0 is right for a batch of nothing and a mistake for any other.

@@ -126,6 +126,14 @@ class mask_view {
   template <class P>
     requires points_to<P, const typename pointer_traits<P>::element, Space>
   constexpr mask_view(const P& data, const rlhf::shape& s) : mask_view(pointer_traits<P>::raw(data), s) {}
+  template <class E>
+    requires(kind_of<E>() != mask_kind::none)
+  constexpr mask_view(const E* data, const rlhf::shape& s, const rlhf::shape& strides)
+      : data_(data), kind_(kind_of<E>()), rank_(s.rank), size_{s.size[0], s.size[1]},
+        stride_{strides.size[0], strides.rank == 2 ? strides.size[1] : index{0}} {
+    if (strides.rank != s.rank) [[unlikely]]
+      detail::fail_shape("mask", "strides", "as many as there are extents", strides);
+  }
   template <tensor X>
     requires(!std::derived_from<bare<X>, mask_view>)
   constexpr mask_view(X&& x) {

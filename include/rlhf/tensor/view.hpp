@@ -169,6 +169,21 @@ constexpr add_to_reference<X> add_to(X&& x) {
   return {std::forward<X>(x)};
 }
 
+template <class T, class Space>
+struct add_to_view {
+  view<T, Space> tensor;
+};
+template <class T>
+constexpr add_to_view<T, host_space> add_to(T* data, const shape& s) {
+  return {view<T, host_space>(data, s)};
+}
+template <tensor X>
+constexpr auto add_to(X&& x, const shape& s) {
+  using T = element_of<X>;
+  using Space = tensor_space<X>;
+  return add_to_view<T, Space>{view<T, Space>(std::forward<X>(x), s)};
+}
+
 /// A tensor that the call writes: overwritten, or added to when given as add_to(x).
 template <class T, class Space = host_space>
 struct output : view<T, Space> {
@@ -180,6 +195,7 @@ struct output : view<T, Space> {
   template <class X>
   constexpr output(add_to_reference<X> x)
       : view<T, Space>(std::forward<X>(x.tensor)), accumulate(true) {}
+  constexpr output(add_to_view<T, Space> x) : view<T, Space>(x.tensor), accumulate(true) {}
 };
 
 /// The scale of the gradient that comes from above: a number, a device_scalar, or a tensor with

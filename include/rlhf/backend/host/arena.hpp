@@ -67,7 +67,8 @@ class arena {
     if (base_ != nullptr) {
       if (used_ > capacity_) [[unlikely]] {
         sentence s;
-        s.add("at least ").add(static_cast<index>(used_ + alignment)).add(" bytes");
+        s.add("what workspace_bytes says, ").add(static_cast<index>(used_ + alignment));
+        s.add(" bytes or more");
         fail(function_, "workspace", s.c_str(), static_cast<index>(given_));
       }
       return base_ + (used_ - bytes);

@@ -13,6 +13,12 @@ namespace rlhf::inline v1 {
 /// The figures lie in the executor's workspace until it is reset, so get() comes before that.
 template <class R, class Machine>
 class pending {
+  /// A count below 0 is none, and not said.
+  [[noreturn]] void throw_refusal(const refusal& r, double count) const {
+    if (count < 0) detail::fail(function_, r.argument, r.expected);
+    detail::fail(function_, r.argument, r.expected, count);
+  }
+
  public:
   /// A requirement that only the data could break: its count stands behind the figures.
   struct refusal {
@@ -50,7 +56,7 @@ class pending {
     machine_.fetch(figures, figures_, count_ + refusals_);
     for (int k = 0; k < refusals_; ++k)
       if (figures[count_ + k] != 0) [[unlikely]]
-        detail::fail(function_, refusal_[k].argument, refusal_[k].expected, figures[count_ + k]);
+        throw_refusal(refusal_[k], figures[count_ + k]);
     return read_(figures);
   }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "rlhf/backend/thrust/lanes.hpp"
+#include "rlhf/math/single.hpp"
 #include "rlhf/primitive/count.hpp"
 
 // The steps of counting and of map_reduce, each a functor of independent threads or of groups of 16
