@@ -13,12 +13,6 @@ namespace rlhf::inline v1 {
 /// The figures lie in the executor's workspace until it is reset, so get() comes before that.
 template <class R, class Machine>
 class pending {
-  /// A count below 0 is none, and not said.
-  [[noreturn]] void throw_refusal(const refusal& r, double count) const {
-    if (count < 0) detail::fail(function_, r.argument, r.expected);
-    detail::fail(function_, r.argument, r.expected, count);
-  }
-
  public:
   /// A requirement that only the data could break: its count stands behind the figures.
   struct refusal {
@@ -34,6 +28,12 @@ class pending {
   R (*read_)(const double*);
   int refusals_;
   refusal refusal_[detail::most_refusals];
+
+  /// A count below 0 is none, and not said.
+  [[noreturn]] void throw_refusal(const refusal& r, double count) const {
+    if (count < 0) detail::fail(function_, r.argument, r.expected);
+    detail::fail(function_, r.argument, r.expected, count);
+  }
 
  public:
   pending(const Machine& machine, const char* function, const double* figures, index count,
