@@ -1,7 +1,5 @@
 #pragma once
 
-#include <optional>
-
 #include "rlhf/kl/kl_estimator.hpp"
 #include "rlhf/math/dual.hpp"
 #include "rlhf/math/exp.hpp"
@@ -41,12 +39,25 @@ struct policy_output {
   upstream_scale<T, Space> upstream = {};
 };
 
+/// An aggregation that may be left out: the term then has that of the policy term.
+class own_aggregation {
+  aggregation over_ = aggregation::none();
+  bool given_ = false;
+
+ public:
+  constexpr own_aggregation() = default;
+  constexpr own_aggregation(const aggregation& over) : over_(over), given_(true) {}
+  constexpr const aggregation& or_else(const aggregation& other) const {
+    return given_ ? over_ : other;
+  }
+};
+
 /// loss += coefficient · aggregate(k(log_prob − ref_log_prob)), in the same pass.
 struct kl_term {
   rlhf::coefficient coefficient = 0;                  ///< beta, >= 0
   kl_estimator estimator = kl_estimator::k3;
   kl_weighting weighting = kl_weighting::ratio;       ///< ratio · k3 has the gradient of the KL
-  std::optional<aggregation> over = std::nullopt;     ///< left out: that of the policy term
+  own_aggregation over = {};     ///< left out: that of the policy term
   double input_clamp = 0;   ///< |delta| is cut here, the estimator's slope is 0 beyond; 0 = none
   double output_clamp = 0;  ///< |k| is cut here, the estimator's slope is 0 beyond; 0 = none
 };
@@ -54,7 +65,7 @@ struct kl_term {
 /// loss −= coefficient · aggregate(entropy), in the same pass.
 struct entropy_term {
   rlhf::coefficient coefficient = 0;
-  std::optional<aggregation> over = std::nullopt;
+  own_aggregation over = {};
 };
 
 /// What every policy loss returns. Results of micro-batches and ranks add up.
@@ -198,7 +209,7 @@ struct policy_kernel {
   static constexpr bool behaviour = uses_behaviour<Term>();
   static constexpr bool sequences = Level != ratio_level::token;
   static constexpr bool takes_weights = Full;
-  static constexpr bool takes_no_mask = !Full;
+  static constexpr bool takes_flags = !Full;
   static_assert(Full || !sequences);
 
   enum input { log_prob, old_log_prob, advantage, behaviour_log_prob };
@@ -396,8 +407,8 @@ bound_policy<T, Space> bind_policy(token_binder<Space>& bind, const policy_batch
     bind.unused("sequence_loss", bool(output.sequence_loss));
 
   // A term that is off has no aggregation of its own.
-  p.kl_over = p.with_kl ? config.kl.over.value_or(config.over) : config.over;
-  p.entropy_over = config.entropy.coefficient.given() ? config.entropy.over.value_or(config.over)
+  p.kl_over = p.with_kl ? config.kl.over.or_else(config.over) : config.over;
+  p.entropy_over = config.entropy.coefficient.given() ? config.entropy.over.or_else(config.over)
                                                       : config.over;
   bool grouped = false, turns = false;
   const aggregation* const modes[] = {&config.over, &p.kl_over, &p.entropy_over};

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 
+#include "rlhf/math/pack.hpp"
 #include "rlhf/primitive/map_reduce.hpp"
 
 namespace rlhf::inline RLHF_COMPUTE::detail {
@@ -67,8 +68,8 @@ class binary_tree {
 
 enum class lanes_masked { no, by_flags, by_weights };
 
-/// A kernel with a twin says which masks it is for, and its code for the others is not made: one
-/// that is not for masks of weights never meets them; one that is not for no mask is given flags.
+/// Two kernels may share the work of one call: one for no mask and flags, its twin for all masks as
+/// weights. Each says so, and its code for the other's masks is not made.
 template <class K>
 constexpr bool takes_weights() {
   if constexpr (requires { K::takes_weights; })
@@ -77,9 +78,9 @@ constexpr bool takes_weights() {
     return true;
 }
 template <class K>
-constexpr bool takes_no_mask() {
-  if constexpr (requires { K::takes_no_mask; })
-    return K::takes_no_mask;
+constexpr bool takes_flags() {
+  if constexpr (requires { K::takes_flags; })
+    return K::takes_flags;
   else
     return true;
 }
@@ -282,20 +283,34 @@ class token_tile {
   }
 
  private:
+  /// n flags, a multiple of 16, as weights of 0 and 1.
+  void weigh_flags(const std::uint8_t* from, index n) {
+    using V = math::native_lane<T>;
+    for (index j = 0; j < n; j += math::width<V>)
+      math::store(weight_ + j, math::select(math::load_flags<V>(from + j), math::constant<V>(1),
+                                            math::constant<V>(0)));
+  }
+
   template <class Space>
   void load_mask(const token_arguments<K, Space>& a, index i, index from, index n, index whole) {
     const mask_view<Space>& mask = a.domain.mask;
     const index step = a.domain.mask_stride();
     const index at = a.domain.mask_offset(i) + from * step;
-    if (mask.kind() == mask_kind::weight32 || mask.kind() == mask_kind::weight64) {
+    if (!takes_flags<K>() || mask.kind() == mask_kind::weight32 ||
+        mask.kind() == mask_kind::weight64) {
       masked = lanes_masked::by_weights;
-      for (index j = 0; j < n; ++j) weight_[j] = static_cast<T>(mask.at(at + j * step));
+      if (mask.kind() == mask_kind::none)
+        for (index j = 0; j < n; ++j) weight_[j] = T(1);
+      else if (mask.kind() == mask_kind::flag && step == 1 && n == whole)
+        weigh_flags(static_cast<const std::uint8_t*>(mask.data()) + at, n);
+      else
+        for (index j = 0; j < n; ++j) weight_[j] = static_cast<T>(mask.at(at + j * step));
       for (index j = n; j < whole; ++j) weight_[j] = T(0);
       weights = weight_;
     } else if (mask.kind() == mask_kind::flag && step == 1 && n == whole) {
       masked = lanes_masked::by_flags;
       flags = static_cast<const std::uint8_t*>(mask.data()) + at;
-    } else if (mask.kind() == mask_kind::flag || n < whole || !takes_no_mask<K>()) {
+    } else if (mask.kind() == mask_kind::flag || n < whole) {
       masked = lanes_masked::by_flags;
       const bool given = mask.kind() == mask_kind::flag;
       for (index j = 0; j < n; ++j)
@@ -403,13 +418,14 @@ totals<K> run_group(const K& kernel, const token_arguments<K, Space>& a, index r
       fresh = false;
       switch (tile.masked) {
         case lanes_masked::no:
-          if constexpr (takes_no_mask<K>())
+          if constexpr (takes_flags<K>())
             lanes.template run<lanes_masked::no>(kernel, tile.in, tile.out, nullptr, nullptr, scale,
                                                  n);
           break;
         case lanes_masked::by_flags:
-          lanes.template run<lanes_masked::by_flags>(kernel, tile.in, tile.out, tile.flags, nullptr,
-                                                     scale, n);
+          if constexpr (takes_flags<K>())
+            lanes.template run<lanes_masked::by_flags>(kernel, tile.in, tile.out, tile.flags,
+                                                       nullptr, scale, n);
           break;
         case lanes_masked::by_weights:
           if constexpr (takes_weights<K>())
