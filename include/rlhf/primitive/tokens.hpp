@@ -232,7 +232,7 @@ class token_binder {
     const bool rows = v.one_per_sequence ||
                       (v.rank() == 1 && domain_.kind != arrangement::packed);
     if (rows) return sequence(name, static_cast<const view<const T, Space>&>(v));
-    if (!(v.shape() == token_shape_)) [[unlikely]] {
+    if (v && !(v.shape() == token_shape_)) [[unlikely]] {
       detail::sentence s;
       detail::add_shape(s.add("shape "), token_shape_);
       const bool packed = domain_.kind == arrangement::packed;
