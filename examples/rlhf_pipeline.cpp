@@ -147,7 +147,8 @@ context_network fine_tune(session& run) {
       run.summary["sft"] = {{"train_loss", epoch_loss}, {"heldout_loss", heldout_loss}};
     }
     run.files.record(line);
-    bar.step(fmt::format("loss {:.2f}  held out {:.2f}", loss, heldout_loss));
+    bar.step(heldout_loss > 0 ? fmt::format("loss {:.2f}  held out {:.2f}", loss, heldout_loss)
+                              : fmt::format("loss {:.2f}", loss));
   }
   return model.network;
 }
