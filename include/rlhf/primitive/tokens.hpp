@@ -151,8 +151,9 @@ class token_binder {
     if (!(mask.shape() == token_shape_)) [[unlikely]]
       detail::fail_shape(function_, names_.mask, token_shape_, mask.shape());
     detail::check_indices(function_, names_.mask, mask);
-    const index size[3] = {mask.size(0), mask.size(1), 1}, stride[3] = {mask.stride(0), mask.stride(1), 0};
-    note(names_.mask, detail::bytes_of(mask.data(), mask.element_size(), mask.rank(), size, stride), false);
+    note(names_.mask, detail::bytes_of(mask.data(), mask.element_size(), mask.rank(), mask.sizes(),
+                                       mask.strides()),
+         false);
     domain_.mask = mask;
     if constexpr (std::same_as<Space, host_space>) {
       if (mask.kind() != mask_kind::flag)

@@ -75,7 +75,6 @@ class index_view {
   constexpr std::size_t element_size() const { return wide_ ? 8 : 4; }
   RLHF_HOST_DEVICE constexpr int rank() const { return rank_; }
   RLHF_HOST_DEVICE constexpr index size(int k) const { return size_[k]; }
-  constexpr index stride_of(int k) const { return stride_[k]; }
   constexpr rlhf::shape shape() const {
     rlhf::shape s;
     s.rank = rank_;
@@ -171,6 +170,8 @@ class mask_view {
 
   RLHF_HOST_DEVICE constexpr explicit operator bool() const { return rank_ != 0; }
   RLHF_HOST_DEVICE constexpr const void* data() const { return data_; }
+  constexpr const index* sizes() const { return size_; }
+  constexpr const index* strides() const { return stride_; }
   constexpr std::size_t element_size() const {
     return kind_ == mask_kind::weight64 ? 8 : kind_ == mask_kind::weight32 ? 4 : 1;
   }
