@@ -115,7 +115,8 @@ TEST_CASE("map_reduce: the order of sums is the documented one, bit by bit, on a
       offsets.push_back(static_cast<std::int64_t>(flat.size()));
       values.push_back(row);
     }
-    CAPTURE(rows);
+    const auto how_many = rows;  // a structured binding cannot be captured in clang 14
+    CAPTURE(how_many);
     const double expected = documented_order(values);
     CHECK(sum_of(flat, offsets, rlhf::serial{})[0] == expected);
     for (const std::ptrdiff_t threads : {2, 5}) {
@@ -156,4 +157,77 @@ TEST_CASE("map_reduce: a kernel of the user's own, with a factor per row") {
   CHECK(figures[0] == 2.5 + 37);
   CHECK(d[0][2] == 2);   // 2 · 2 · 0.5
   CHECK(d[1][2] == 12);  // 2 · 6 · 1
+}
+
+TEST_CASE("map_reduce: rows that fill their steps, side by side in memory, keep the documented order") {
+  random_numbers random(72);
+  for (const std::ptrdiff_t columns : {16, 32, 112})
+    for (const double holes : {0.0, 0.05, 0.5}) {
+      const std::ptrdiff_t rows = 150;
+      const rlhf::shape shape(rows, columns);
+      std::vector<float> x;
+      std::vector<std::uint8_t> mask;
+      std::vector<std::vector<float>> counted;
+      for (std::ptrdiff_t i = 0; i < rows; ++i) {
+        std::vector<float> row;
+        std::size_t length = 0;
+        const auto end = random.chance(holes) ? random.below(columns) : columns;
+        for (std::ptrdiff_t j = 0; j < columns; ++j) {
+          const bool kept = j < end && !random.chance(holes / 4);
+          x.push_back(kept ? static_cast<float>(random.uniform(0.5, 3))
+                           : static_cast<float>(not_a_number));
+          mask.push_back(kept ? 1 : 0);
+          row.push_back(kept ? x.back() : 0.0f);
+          if (kept) length = row.size();
+        }
+        row.resize(length);  // a row ends with its last counted token
+        counted.push_back(row);
+      }
+      CAPTURE(columns);
+      CAPTURE(holes);
+      const rlhf::view<const float> v(x, shape);
+      rlhf::token_binder<rlhf::host_space> bind("sum_of", "x", v, {}, {mask, shape});
+      rlhf::token_arguments<plain_sum, rlhf::host_space> a;
+      a.domain = bind.domain();
+      a.in[0] = bind.token("x", v);
+      double figures[rlhf::sums_of<plain_sum>::size];
+      const rlhf::serial exec;
+      auto run = exec.begin("sum_of");
+      run.map_reduce(plain_sum{}, a, figures);
+      CHECK(figures[0] == documented_order(counted));
+      CHECK(figures[rlhf::sums_of<plain_sum>::nonfinite] == 0);
+    }
+}
+
+TEST_CASE("map_reduce: rows side by side in memory keep factors and padding of their own") {
+  const std::ptrdiff_t rows = 5, columns = 32;
+  const rlhf::shape shape(rows, columns);
+  const std::vector<float> x(static_cast<std::size_t>(rows * columns), 3), y(x.size(), 1);
+  std::vector<float> d(x.size(), 7);
+  std::vector<std::uint8_t> mask(x.size(), 1);
+  mask[2 * 32 + 31] = 0;  // the third row ends one token early
+  const double unit = 1, per_row[5] = {1, 2, 4, 8, 16};
+  rlhf::token_binder<rlhf::host_space> bind("example", "x", rlhf::view<const float>(x, shape), {},
+                                            {mask, shape});
+  rlhf::token_arguments<squared_error, rlhf::host_space> a;
+  a.domain = bind.domain();
+  a.in[0] = bind.token("x", rlhf::view<const float>(x, shape));
+  a.in[1] = bind.token("y", rlhf::view<const float>(y, shape));
+  a.out[0] = bind.written("d", rlhf::output<float>(d, shape));
+  const rlhf::serial exec;
+  double figures[rlhf::sums_of<squared_error>::size];
+  for (const bool scaled : {false, true}) {
+    a.scale[0] = {&unit, scaled ? per_row : nullptr};
+    auto run = exec.begin("example");
+    run.map_reduce(squared_error{}, a, figures);
+    double sum = 0;
+    for (std::size_t i = 0; i < 5; ++i)
+      for (std::size_t j = 0; j < 32; ++j) {
+        const double factor = scaled ? per_row[i] : 1;
+        const bool counted = mask[i * 32 + j] != 0;
+        sum += counted ? 4 * factor : 0;  // (3 − 1)²
+        CHECK(static_cast<double>(d[i * 32 + j]) == (counted ? 4 * factor : 0));
+      }
+    CHECK(figures[0] == sum);
+  }
 }

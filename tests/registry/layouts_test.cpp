@@ -26,7 +26,8 @@ TEST_CASE("padded, lengths, packed and strided give the same bits") {
           auto other = lay_out<double>(e, p, f);
           CHECK(same_bits(e.call_double(other), expected));
           for (const auto& [name, m] : first.written) {
-            CAPTURE(name);
+            const std::string& named = name;  // clang 14 captures no structured binding
+            CAPTURE(named);
             CHECK(same_bits(dense(other, name), dense(first, name)));
           }
         }
@@ -106,7 +107,8 @@ TEST_CASE("micro-batches with given counts add up to the batch") {
       }
       for (const auto& [name, x] : expected) {
         if (begins(name, "own:")) continue;
-        CAPTURE(name);
+        const std::string& named = name;  // clang 14 captures no structured binding
+        CAPTURE(named);
         CHECK(sum.at(name) == doctest::Approx(x).epsilon(1e-12));
       }
     }
@@ -165,7 +167,8 @@ TEST_CASE("float is close to double") {
       const figures a = e.call_double(wide), b = e.call_float(narrow);
       if (a.count("loss") != 0) CHECK(b.at("loss") == doctest::Approx(a.at("loss")).epsilon(2e-6));
       for (const auto& [name, m] : wide.written) {
-        CAPTURE(name);
+        const std::string& named = name;  // clang 14 captures no structured binding
+        CAPTURE(named);
         const auto x = dense(wide, name);
         const auto y = dense(narrow, name);
         double largest = 0;

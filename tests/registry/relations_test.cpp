@@ -17,7 +17,8 @@ void check_close(const figures& a, const figures& b, double tolerance,
                  const std::vector<std::string>& but = {}) {
   for (const auto& [name, x] : a) {
     if (std::find(but.begin(), but.end(), name) != but.end()) continue;
-    CAPTURE(name);
+    const std::string& named = name;  // clang 14 captures no structured binding
+    CAPTURE(named);
     CHECK(b.at(name) == doctest::Approx(x).epsilon(tolerance));
   }
 }
@@ -212,7 +213,8 @@ TEST_CASE("groups that stay whole add up over micro-batches (M8)") {
       }
       for (const auto& [name, x] : expected) {
         if (begins(name, "own:")) continue;
-        CAPTURE(name);
+        const std::string& named = name;  // clang 14 captures no structured binding
+        CAPTURE(named);
         CHECK(sum.at(name) == doctest::Approx(x).epsilon(1e-12));
       }
     }
