@@ -80,7 +80,9 @@ if(PROJECT_IS_TOP_LEVEL OR RLHF_BUILD_TESTS OR RLHF_BUILD_BENCH OR RLHF_BUILD_EX
 else()
   # As a part of another project: once that has said everything, so that an Eigen which it adds itself,
   # before or after this folder, is the one that is taken.
-  cmake_language(DEFER DIRECTORY "${CMAKE_SOURCE_DIR}" CALL rlhf_find_dependencies ${rlhf_components})
+  list(JOIN rlhf_components " " arguments)  # a deferred call would expand them in that project
+  cmake_language(EVAL CODE "
+    cmake_language(DEFER DIRECTORY [[${CMAKE_SOURCE_DIR}]] CALL rlhf_find_dependencies ${arguments})")
 endif()
 
 # Fetched with FetchContent, a later find_package(rlhf 0.1 COMPONENTS eigen) of that project, or of
