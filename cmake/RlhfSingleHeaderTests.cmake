@@ -11,7 +11,8 @@ file(GLOB_RECURSE headers CONFIGURE_DEPENDS RELATIVE "${rlhf_include}" "${rlhf_i
 foreach(header IN LISTS headers)
   set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS "${rlhf_include}/${header}")
 endforeach()
-list(FILTER headers EXCLUDE REGEX "^rlhf/backend/(eigen|xtensor|thrust|tbb|openmp)(\\.hpp|/)")
+list(JOIN rlhf_components "|" others)
+list(FILTER headers EXCLUDE REGEX "^rlhf/backend/(${others})(\\.hpp|/)")
 set(rlhf_include "${PROJECT_BINARY_DIR}/stand_ins")
 foreach(header IN LISTS headers)
   file(CONFIGURE OUTPUT "${rlhf_include}/${header}" @ONLY

@@ -2,12 +2,12 @@
 # rlhf::rlhf needs nothing but a compiler. Targets exist even where their dependency was not found:
 # the installed package offers every component, and each looks for its own dependency when it is
 # asked for.
+include(RlhfComponents)
+include(CMakePackageConfigHelpers)
 set(rlhf_include "${PROJECT_SOURCE_DIR}/include")
 if(RLHF_TEST_SINGLE_HEADER)
   include(RlhfSingleHeaderTests)  # stand-ins for include/, each of which is the single header
 endif()
-include(RlhfComponents)
-include(CMakePackageConfigHelpers)
 
 # Until 1.0 a minor version may break a caller.
 function(rlhf_write_version_file file)

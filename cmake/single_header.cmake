@@ -6,6 +6,7 @@
 # conditional, and every header has #pragma once. What breaks one of these rules is refused.
 cmake_minimum_required(VERSION 3.25)
 
+include("${CMAKE_CURRENT_LIST_DIR}/RlhfComponents.cmake")
 get_filename_component(root "${CMAKE_CURRENT_LIST_DIR}/.." ABSOLUTE)
 set(include "${root}/include")
 if(NOT OUT)
@@ -60,7 +61,8 @@ string(REGEX REPLACE "\n\n\n+" "\n\n" everything "${everything}")
 
 # The whole of include/, but for the backends of other libraries.
 file(GLOB_RECURSE wanted RELATIVE "${include}" "${include}/rlhf/*.hpp")
-list(FILTER wanted EXCLUDE REGEX "^rlhf/backend/(eigen|xtensor|thrust|tbb|openmp)(\\.hpp|/)")
+list(JOIN rlhf_components "|" others)
+list(FILTER wanted EXCLUDE REGEX "^rlhf/backend/(${others})(\\.hpp|/)")
 list(REMOVE_ITEM wanted ${seen})
 if(wanted)
   list(JOIN wanted ", " wanted)
