@@ -28,15 +28,20 @@ struct row_positions {
 };
 
 /// The rows of one call, in segments: a segment ends with the row that fills it to 512 valid
-/// tokens, or with its 64th row.
+/// tokens, or with its 64th row. Rows of one tile are scanned several at a time, because a call of
+/// the scan costs more than a short row.
 template <class V, class K, class Space>
 class row_scan {
   using T = typename K::scalar_type;
+  static constexpr index room = scan_tile_tokens + 2 * scan_block_tokens;
+
   const K& kernel_;
   const scan_arguments<K, Space>& a_;
-  const decay_powers<T>& power_;
   tile_scan<V, K> scan_;
-  scan_tile<K> tile_;
+  bool direct_ = true;    // tokens of consecutive slots are scanned where they lie
+  bool compact_ = true;   // holes close up by words of 8 flags
+  bool spread_ = true;    // and open again
+  bool reads_mask_;
 
   struct row {
     index i, begin, slots;
@@ -45,19 +50,42 @@ class row_scan {
     T* out[at_least_one(K::outputs)];
     const std::uint8_t* valid;
   };
+  /// What a piece holds of its row.
+  struct origin {
+    row of;
+    index from, end;
+    bool dense;
+  };
+
+  index pieces_ = 0;
+  index used_ = 0;  // of the buffers
+  scan_piece<K> piece_[64];
+  origin origin_[64];
+  alignas(64) T in_buffer_[at_least_one(K::inputs)][room];
+  alignas(64) T out_buffer_[at_least_one(K::outputs)][room];
+  alignas(64) T absent_[at_least_one(K::inputs)][room];
+  alignas(64) std::uint8_t flag_buffer_[at_least_one(K::flags)][room];
+  alignas(64) std::uint8_t no_flag_[K::flags > 0 ? static_cast<std::size_t>(room) : 1];
 
  public:
   static constexpr index segment_tokens = 512;
   static constexpr index segment_rows = 64;
 
   row_scan(const K& kernel, const scan_arguments<K, Space>& a, const decay_powers<T>& power)
-      : kernel_(kernel), a_(a), power_(power) {
-    for (int k = 0; k < K::inputs; ++k)
+      : kernel_(kernel), a_(a), scan_(kernel, power) {
+    reads_mask_ = a.domain.mask.kind() != mask_kind::none;
+    for (int k = 0; k < K::inputs; ++k) {
+      compact_ = compact_ && (a.in[k].data == nullptr || a.in[k].stride == 1);
       if (a.in[k].data == nullptr)
-        for (T& x : tile_.in_buffer[k]) x = a.in[k].absent;
+        for (T& x : absent_[k]) x = a.in[k].absent;
+    }
     for (int k = 0; k < K::flags; ++k)
-      if (a.flag[k].data == nullptr)
-        for (std::uint8_t& x : tile_.flag_buffer[k]) x = 0;
+      compact_ = compact_ && (a.flag[k].data == nullptr || a.flag[k].stride == 1);
+    if constexpr (K::flags > 0) __builtin_memset(no_flag_, 0, sizeof no_flag_);
+    for (int k = 0; k < K::outputs; ++k)
+      spread_ = spread_ && (a.out[k].data == nullptr ||
+                            (a.out[k].stride == 1 && !a.out[k].accumulate));
+    direct_ = compact_ && spread_ && !(reads_mask_ && a.holes == hole_mode::zero);
   }
 
   /// Rows from `first` on; `last` becomes one past the segment's end.
@@ -66,7 +94,8 @@ class row_scan {
     index positions = 0;
     last = first;
     while (last < a_.domain.rows && last - first < segment_rows && positions < segment_tokens)
-      positions += run_row(last++);
+      positions += add_row(last++);
+    finish_pieces();
     auto sums = scan_.end_segment(positions);
     if (!sums.finite()) [[unlikely]]
       for (index i = first; i < last; ++i) sums.nonfinite += static_cast<double>(recount(i));
@@ -78,7 +107,7 @@ class row_scan {
     return x.data == nullptr ? x.absent : x.data[i * x.per_row + begin * x.per_begin];
   }
 
-  row open(index i) const {
+  RLHF_INLINE row open(index i) const {
     row r;
     r.i = i;
     r.begin = a_.domain.begin(i);
@@ -95,10 +124,9 @@ class row_scan {
       r.out[k] = a_.out[k].data == nullptr
                      ? nullptr
                      : a_.out[k].data + i * a_.out[k].per_row + r.begin * a_.out[k].per_begin;
-    r.valid =
-        a_.domain.mask.kind() == mask_kind::none
-            ? nullptr
-            : static_cast<const std::uint8_t*>(a_.domain.mask.data()) + a_.domain.mask_offset(i);
+    r.valid = !reads_mask_ ? nullptr
+                           : static_cast<const std::uint8_t*>(a_.domain.mask.data()) +
+                                 a_.domain.mask_offset(i);
     return r;
   }
 
@@ -117,33 +145,38 @@ class row_scan {
     }
   }
 
-  index run_row(index i) {
+  /// Scans a row, or puts it to those that finish_pieces scans. Returns its valid tokens.
+  index add_row(index i) {
     const row r = open(i);
     index end = a_.domain.length(i);
     if (r.valid != nullptr) end = after_last_flag(r.valid, end);
     clear(r, end, r.slots);
     if (end == 0) return 0;
+    if (end > scan_tile_tokens) return run_row(r, end);
+    if (used_ + end > scan_tile_tokens) finish_pieces();
+    const T after = read(a_.after, i, r.begin);
+    const double carry = static_cast<double>(read(a_.end, i, r.begin));
+    const bool dense =
+        r.valid == nullptr || a_.holes != hole_mode::skip || all_flags(r.valid, end);
+    return dense ? point(r, 0, end, after, carry) : gather(r, 0, end, after, carry);
+  }
+
+  /// A row of several tiles.
+  RLHF_NOINLINE index run_row(const row& r, index end) {
+    finish_pieces();
     const bool skip = r.valid != nullptr && a_.holes == hole_mode::skip;
-    T after = read(a_.after, i, r.begin);
-    double carry = static_cast<double>(read(a_.end, i, r.begin));
+    T after = read(a_.after, r.i, r.begin);
+    double carry = static_cast<double>(read(a_.end, r.i, r.begin));
     index positions = 0;
     while (end > 0) {
       index from = end > scan_tile_tokens ? end - scan_tile_tokens : 0;
-      tile_.count = end - from;
-      if (skip) from = reach_back(r.valid, end, tile_.count);
-      const bool dense = tile_.count == end - from;
-      tile_.counted = r.valid != nullptr && !skip ? r.valid + from : nullptr;
-      if (dense)
-        point(r, from);
-      else
-        gather(r, from, end);
-      scan_.run(kernel_, power_, tile_, after, carry);
-      if constexpr (K::shifted >= 0) after = tile_.in[K::shifted][0];
-      positions += tile_.counted == nullptr ? tile_.count : count_flags(tile_.counted, tile_.count);
-      if (dense)
-        copy_back(r, from);
-      else
-        scatter(r, from, end);
+      index count = end - from;
+      if (skip) from = reach_back(r.valid, end, count);
+      positions += count == end - from ? point(r, from, end, after, carry)
+                                       : gather(r, from, end, after, carry);
+      finish_pieces();
+      if constexpr (K::shifted >= 0) after = piece_[0].in[K::shifted][0];
+      carry = piece_[0].carry;
       end = from;
       if (skip) {
         const index next = after_last_flag(r.valid, end);
@@ -159,7 +192,7 @@ class row_scan {
     index from = end;
     count = 0;
     while (from >= 8) {
-      const index more = flag_count(flag_word(valid + from - 8));
+      const index more = flag_word::at(valid + from - 8).count();
       if (count + more > scan_tile_tokens) break;
       count += more;
       from -= 8;
@@ -168,118 +201,168 @@ class row_scan {
     return from + first_flag(valid + from, end - from);
   }
 
-  /// A tile of consecutive tokens: the caller's memory where it is contiguous.
-  void point(const row& r, index from) {
-    const index n = tile_.count;
+  /// Scans what has been put together, and brings the outputs to where they belong.
+  void finish_pieces() {
+    scan_.run(piece_, pieces_);
+    if (!direct_ || used_ > 0)
+      for (index p = 0; p < pieces_; ++p) {
+        if (!origin_[p].dense)
+          scatter(piece_[p], origin_[p]);
+        else if (!direct_)
+          copy_back(piece_[p], origin_[p]);
+      }
+    pieces_ = used_ = 0;
+  }
+
+  /// A piece of consecutive tokens: the caller's memory where it is contiguous.
+  RLHF_INLINE index point(const row& r, index from, index end, T after, double carry) {
+    scan_piece<K>& p = piece_[pieces_];
+    p.count = end - from;
+    p.after = after;
+    p.carry = carry;
+    p.counted = r.valid != nullptr && a_.holes != hole_mode::skip ? r.valid + from : nullptr;
+    if (direct_) {
+      for (int k = 0; k < K::inputs; ++k)
+        p.in[k] = r.in[k] == nullptr ? absent_[k] : r.in[k] + from;
+      for (int k = 0; k < K::flags; ++k)
+        p.flag[k] = r.flag[k] == nullptr ? no_flag_ : r.flag[k] + from;
+      for (int k = 0; k < K::outputs; ++k)
+        p.out[k] = r.out[k] == nullptr ? out_buffer_[k] : r.out[k] + from;
+    } else {
+      copy(r, from, p);
+    }
+    origin_[pieces_] = {r, from, end, true};
+    ++pieces_;
+    return p.counted == nullptr ? p.count : count_flags(p.counted, p.count);
+  }
+
+  /// The inputs of a piece, as they are read.
+  RLHF_NOINLINE void copy(const row& r, index from, scan_piece<K>& p) {
+    const index n = p.count;
+    const bool blank = p.counted != nullptr && a_.holes == hole_mode::zero;
     for (int k = 0; k < K::inputs; ++k) {
       const index stride = a_.in[k].stride;
-      T* const buffer = tile_.in_buffer[k];
-      tile_.in[k] = buffer;
-      if (r.in[k] == nullptr) continue;
-      const T* const at = r.in[k] + from * stride;
-      if (tile_.counted != nullptr && a_.holes == hole_mode::zero)
-        for (index j = 0; j < n; ++j) buffer[j] = tile_.counted[j] != 0 ? at[j * stride] : T(0);
+      T* const buffer = in_buffer_[k] + used_;
+      p.in[k] = r.in[k] == nullptr ? absent_[k] : buffer;
+      if (r.in[k] == nullptr && !blank) continue;
+      const T* const at = r.in[k] == nullptr ? nullptr : r.in[k] + from * stride;
+      if (at == nullptr)
+        continue;
+      else if (blank)
+        for (index j = 0; j < n; ++j) buffer[j] = p.counted[j] != 0 ? at[j * stride] : T(0);
       else if (stride == 1)
-        tile_.in[k] = at;
+        p.in[k] = at;
       else
         for (index j = 0; j < n; ++j) buffer[j] = at[j * stride];
     }
     for (int k = 0; k < K::flags; ++k) {
       const index stride = a_.flag[k].stride;
-      std::uint8_t* const buffer = tile_.flag_buffer[k];
-      tile_.flag[k] = buffer;
+      std::uint8_t* const buffer = flag_buffer_[k] + used_;
+      p.flag[k] = r.flag[k] == nullptr ? no_flag_ : buffer;
       if (r.flag[k] == nullptr) continue;
       const std::uint8_t* const at = r.flag[k] + from * stride;
-      if (tile_.counted != nullptr && a_.holes == hole_mode::zero)
+      if (blank)
         for (index j = 0; j < n; ++j)
-          buffer[j] = tile_.counted[j] != 0 ? at[j * stride] : std::uint8_t{0};
+          buffer[j] = p.counted[j] != 0 ? at[j * stride] : std::uint8_t{0};
       else if (stride == 1)
-        tile_.flag[k] = at;
+        p.flag[k] = at;
       else
         for (index j = 0; j < n; ++j) buffer[j] = at[j * stride];
     }
     for (int k = 0; k < K::outputs; ++k) {
-      const bool direct = r.out[k] != nullptr && a_.out[k].stride == 1 && !a_.out[k].accumulate;
-      tile_.out[k] = direct ? r.out[k] + from : tile_.out_buffer[k];
+      const bool straight = r.out[k] != nullptr && a_.out[k].stride == 1 && !a_.out[k].accumulate;
+      p.out[k] = straight ? r.out[k] + from : out_buffer_[k] + used_;
+    }
+    used_ += n;
+  }
+
+  RLHF_NOINLINE void copy_back(const scan_piece<K>& p, const origin& o) const {
+    for (int k = 0; k < K::outputs; ++k) {
+      const index stride = a_.out[k].stride;
+      if (o.of.out[k] == nullptr || (stride == 1 && !a_.out[k].accumulate)) continue;
+      T* const at = o.of.out[k] + o.from * stride;
+      const T* const y = p.out[k];
+      if (!a_.out[k].accumulate)
+        for (index j = 0; j < p.count; ++j) at[j * stride] = y[j];
+      else
+        for (index j = 0; j < p.count; ++j)
+          if (p.counted == nullptr || p.counted[j] != 0) at[j * stride] += y[j];
     }
   }
 
-  void copy_back(const row& r, index from) {
-    for (int k = 0; k < K::outputs; ++k)
-      if (r.out[k] != nullptr && tile_.out[k] == tile_.out_buffer[k]) copy_output(r, from, k);
-  }
-  RLHF_NOINLINE void copy_output(const row& r, index from, int k) {
-    const index stride = a_.out[k].stride;
-    T* const at = r.out[k] + from * stride;
-    const T* const y = tile_.out_buffer[k];
-    if (!a_.out[k].accumulate)
-      for (index j = 0; j < tile_.count; ++j) at[j * stride] = y[j];
-    else
-      for (index j = 0; j < tile_.count; ++j)
-        if (tile_.counted == nullptr || tile_.counted[j] != 0) at[j * stride] += y[j];
+  /// The flags of the last `rest` < 8 slots before `end`, in a word that lies inside the row, and
+  /// where that word begins.
+  static RLHF_INLINE flag_word partial_word(const row& r, index end, index rest, index& at) {
+    at = end >= 8 ? end - 8 : 0;
+    const flag_word w = flag_word::at(r.valid + at);
+    return end >= 8 ? w.last(rest) : w.first(end).last(8 - end + rest);
   }
 
-  /// A tile with holes: its valid tokens, close together.
-  RLHF_NOINLINE void gather(const row& r, index from, index end) {
-    for (int k = 0; k < K::inputs; ++k) tile_.in[k] = tile_.in_buffer[k];
-    for (int k = 0; k < K::flags; ++k) tile_.flag[k] = tile_.flag_buffer[k];
-    for (int k = 0; k < K::outputs; ++k) tile_.out[k] = tile_.out_buffer[k];
-    bool dense_inputs = true;
+  /// A piece with holes: its valid tokens, close together.
+  RLHF_NOINLINE index gather(const row& r, index from, index end, T after, double carry) {
+    scan_piece<K>& p = piece_[pieces_];
     for (int k = 0; k < K::inputs; ++k)
-      dense_inputs = dense_inputs && (r.in[k] == nullptr || a_.in[k].stride == 1);
+      p.in[k] = r.in[k] == nullptr ? absent_[k] : in_buffer_[k] + used_;
     for (int k = 0; k < K::flags; ++k)
-      dense_inputs = dense_inputs && (r.flag[k] == nullptr || a_.flag[k].stride == 1);
-    index j = from, to = 0;
-    if (dense_inputs)
-      for (; j + 8 <= end; j += 8) {
-        const std::uint64_t word = flag_word(r.valid + j);
-        if (word == 0) continue;
-        const unsigned bits = flag_bits(word);
-        for (int k = 0; k < K::inputs; ++k) {
-          if (r.in[k] == nullptr) continue;
-          if (bits == 255)
-            __builtin_memcpy(tile_.in_buffer[k] + to, r.in[k] + j, 8 * sizeof(T));
-          else
-            close_up(r.in[k] + j, bits, tile_.in_buffer[k] + to);
-        }
+      p.flag[k] = r.flag[k] == nullptr ? no_flag_ : flag_buffer_[k] + used_;
+    for (int k = 0; k < K::outputs; ++k) p.out[k] = out_buffer_[k] + used_;
+    index j = from, to = used_;
+    if (compact_ && r.slots >= 8) {
+      const auto take = [&](flag_word w, index at) __attribute__((always_inline)) {
+        for (int k = 0; k < K::inputs; ++k)
+          if (r.in[k] != nullptr) close_up(r.in[k] + at, w, in_buffer_[k] + to);
         for (int k = 0; k < K::flags; ++k)
-          if (r.flag[k] != nullptr)
-            for (index l = 0, at = to; l < 8; ++l) {
-              tile_.flag_buffer[k][at] = r.flag[k][j + l];
-              at += bits >> l & 1u;
-            }
-        to += flag_count(word);
+          if (r.flag[k] != nullptr) close_up(r.flag[k] + at, w, flag_buffer_[k] + to);
+        to += w.count();
+      };
+      for (; j + 8 <= end; j += 8) take(flag_word::at(r.valid + j), j);
+      if (j < end) {
+        index at;
+        const flag_word w = partial_word(r, end, end - j, at);
+        take(w, at);
       }
+      j = end;
+    }
     for (; j < end; ++j) {
       if (r.valid[j] == 0) continue;
       for (int k = 0; k < K::inputs; ++k)
-        if (r.in[k] != nullptr) tile_.in_buffer[k][to] = r.in[k][j * a_.in[k].stride];
+        if (r.in[k] != nullptr) in_buffer_[k][to] = r.in[k][j * a_.in[k].stride];
       for (int k = 0; k < K::flags; ++k)
-        if (r.flag[k] != nullptr) tile_.flag_buffer[k][to] = r.flag[k][j * a_.flag[k].stride];
+        if (r.flag[k] != nullptr) flag_buffer_[k][to] = r.flag[k][j * a_.flag[k].stride];
       ++to;
     }
+    p.count = to - used_;
+    p.after = after;
+    p.carry = carry;
+    p.counted = nullptr;
+    origin_[pieces_++] = {r, from, end, false};
+    used_ = to;
+    return p.count;
   }
 
-  RLHF_NOINLINE void scatter(const row& r, index from, index end) {
+  RLHF_NOINLINE void scatter(const scan_piece<K>& p, const origin& o) const {
+    const row& r = o.of;
+    const index words = (o.end - o.from) / 8, rest = (o.end - o.from) % 8;
     for (int k = 0; k < K::outputs; ++k) {
       if (r.out[k] == nullptr) continue;
       const index stride = a_.out[k].stride;
-      const T* y = tile_.out_buffer[k];
+      const T* y = p.out[k];
       T* const to = r.out[k];
-      index j = from;
-      if (stride == 1 && !a_.out[k].accumulate)
-        for (; j + 8 <= end; j += 8) {
-          const std::uint64_t word = flag_word(r.valid + j);
-          const unsigned bits = flag_bits(word);
-          if (bits == 255)
-            __builtin_memcpy(to + j, y, 8 * sizeof(T));
-          else if (bits == 0)
-            __builtin_memset(to + j, 0, 8 * sizeof(T));
-          else
-            spread_out(y, bits, r.valid + j, to + j);
-          y += flag_count(word);
+      if (stride == 1 && !a_.out[k].accumulate && r.slots >= 8) {
+        // The rest first: its word covers slots below it, which are written after it.
+        if (rest > 0) {
+          index at;
+          const flag_word w = partial_word(r, o.end, rest, at);
+          spread_out(y + (p.count - w.count()), w, to + at);
         }
-      for (; j < end; ++j) {
+        for (index j = o.from; j < o.from + 8 * words; j += 8) {
+          const flag_word w = flag_word::at(r.valid + j);
+          spread_out(y, w, to + j);
+          y += w.count();
+        }
+        continue;
+      }
+      for (index j = o.from; j < o.end; ++j) {
         if (r.valid[j] != 0) {
           if (a_.out[k].accumulate)
             to[j * stride] += *y++;
