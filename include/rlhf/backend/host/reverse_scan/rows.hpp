@@ -41,6 +41,7 @@ class row_scan {
   bool direct_ = true;    // tokens of consecutive slots are scanned where they lie
   bool compact_ = true;   // holes close up by words of 8 flags
   bool spread_ = true;    // and open again
+  bool hides_ = false;    // an output goes nowhere
   bool reads_mask_;
 
   struct row {
@@ -50,10 +51,9 @@ class row_scan {
     T* out[at_least_one(K::outputs)];
     const std::uint8_t* valid;
   };
-  /// What a piece holds of its row.
+  /// Where the outputs of a piece belong that are not written there at once.
   struct origin {
-    row of;
-    index from, end;
+    index row, from, end;
     bool dense;
   };
 
@@ -86,6 +86,7 @@ class row_scan {
       spread_ = spread_ && (a.out[k].data == nullptr ||
                             (a.out[k].stride == 1 && !a.out[k].accumulate));
     direct_ = compact_ && spread_ && !(reads_mask_ && a.holes == hole_mode::zero);
+    for (int k = 0; k < K::outputs; ++k) hides_ = hides_ || a.out[k].data == nullptr;
   }
 
   /// Rows from `first` on; `last` becomes one past the segment's end.
@@ -146,7 +147,7 @@ class row_scan {
   }
 
   /// Scans a row, or puts it to those that finish_pieces scans. Returns its valid tokens.
-  index add_row(index i) {
+  RLHF_INLINE index add_row(index i) {
     const row r = open(i);
     index end = a_.domain.length(i);
     if (r.valid != nullptr) end = after_last_flag(r.valid, end);
@@ -204,9 +205,9 @@ class row_scan {
   /// Scans what has been put together, and brings the outputs to where they belong.
   void finish_pieces() {
     scan_.run(piece_, pieces_);
-    if (!direct_ || used_ > 0)
+    if (used_ > 0)
       for (index p = 0; p < pieces_; ++p) {
-        if (!origin_[p].dense)
+        if (reads_mask_ && !origin_[p].dense)
           scatter(piece_[p], origin_[p]);
         else if (!direct_)
           copy_back(piece_[p], origin_[p]);
@@ -227,11 +228,13 @@ class row_scan {
       for (int k = 0; k < K::flags; ++k)
         p.flag[k] = r.flag[k] == nullptr ? no_flag_ : r.flag[k] + from;
       for (int k = 0; k < K::outputs; ++k)
-        p.out[k] = r.out[k] == nullptr ? out_buffer_[k] : r.out[k] + from;
+        p.out[k] = r.out[k] == nullptr ? out_buffer_[k] + used_ : r.out[k] + from;
+      if (reads_mask_) origin_[pieces_].dense = true;
+      if (hides_) used_ += p.count;
     } else {
       copy(r, from, p);
+      origin_[pieces_] = {r.i, from, end, true};
     }
-    origin_[pieces_] = {r, from, end, true};
     ++pieces_;
     return p.counted == nullptr ? p.count : count_flags(p.counted, p.count);
   }
@@ -277,10 +280,11 @@ class row_scan {
   }
 
   RLHF_NOINLINE void copy_back(const scan_piece<K>& p, const origin& o) const {
+    const row r = open(o.row);
     for (int k = 0; k < K::outputs; ++k) {
       const index stride = a_.out[k].stride;
-      if (o.of.out[k] == nullptr || (stride == 1 && !a_.out[k].accumulate)) continue;
-      T* const at = o.of.out[k] + o.from * stride;
+      if (r.out[k] == nullptr || (stride == 1 && !a_.out[k].accumulate)) continue;
+      T* const at = r.out[k] + o.from * stride;
       const T* const y = p.out[k];
       if (!a_.out[k].accumulate)
         for (index j = 0; j < p.count; ++j) at[j * stride] = y[j];
@@ -335,13 +339,13 @@ class row_scan {
     p.after = after;
     p.carry = carry;
     p.counted = nullptr;
-    origin_[pieces_++] = {r, from, end, false};
+    origin_[pieces_++] = {r.i, from, end, false};
     used_ = to;
     return p.count;
   }
 
   RLHF_NOINLINE void scatter(const scan_piece<K>& p, const origin& o) const {
-    const row& r = o.of;
+    const row r = open(o.row);
     const index words = (o.end - o.from) / 8, rest = (o.end - o.from) % 8;
     for (int k = 0; k < K::outputs; ++k) {
       if (r.out[k] == nullptr) continue;

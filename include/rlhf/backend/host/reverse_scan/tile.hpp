@@ -18,7 +18,7 @@ struct scan_piece {
   T* out[at_least_one(K::outputs)];
   index count;
   T after;       // the shifted input after the last step
-  double carry;  // x after the last step; once scanned, x of the first one
+  double carry;  // x after the last step; once 1,024 are scanned, x of the first one
 };
 
 /// Scans pieces of rows; keeps the moments of a segment of rows in 8 lanes.
@@ -244,8 +244,8 @@ class tile_scan {
     if (blocks > 0) block<true>(kernel, s, at -= scan_block_tokens, 0, from);
     for (index m = 1; m < blocks; ++m) block<false>(kernel, s, at -= scan_block_tokens, m, from);
     if (rest == 0) {
-      const double scale =
-          varying ? static_cast<double>(math::first(from.reach)) : power_.tile;
+      if (s.count < scan_tile_tokens) return;  // the row begins here
+      const double scale = varying ? static_cast<double>(math::first(from.reach)) : power_.tile;
       s.carry = static_cast<double>(math::first(from.chain));
       if (scale > 0) s.carry = math::fma(scale, from.held, s.carry);
       return;
@@ -258,47 +258,54 @@ class tile_scan {
       later = math::first(t.x);
       for (int k = 0; k < outputs; ++k) s.out[k][at] = math::first(t.out[k]) + T(0);
     }
-    s.carry = static_cast<double>(later);
   }
 
-  /// Adds a piece's outputs to the moments, block by block from its end.
+  /// Adds the outputs of pieces to the moments, block by block from the end of each. Masked: some
+  /// steps are no valid tokens; their outputs become +0.
   template <bool Masked>
-  RLHF_INLINE void add_moments(const piece& s) {
-    const index rest = s.count % scan_block_tokens;
+  RLHF_INLINE void add_moments(const piece* pieces, index n) {
     const V zero = math::constant<V>(0);
     unrolled<outputs>([&](auto k) __attribute__((always_inline)) {
-      T* const out = s.out[k];
       const D shift = math::constant<D>(shift_[k]);
       const V unmoved = math::constant<V>(static_cast<T>(shift_[k]));
       block_of<D, wide> sum = sum_[k], square = square_[k];
-      for (index at = s.count - scan_block_tokens; at >= 0; at -= scan_block_tokens) {
-        values y = load(out + at);
-        if constexpr (Masked)
-          for (int p = 0; p < packs; ++p) {
-            const auto valid = math::load_flags<V>(s.counted + at + p * width);
-            math::store(out + at + p * width, math::select(valid, y[p], zero));
-            y[p] = math::select(valid, y[p], unmoved);
+      double odd_sum = odd_sum_[k], odd_square = odd_square_[k];
+      for (const piece* s = pieces; s != pieces + n; ++s) {
+        T* const out = s->out[k];
+        index at = s->count;
+        for (; at >= scan_block_tokens; at -= scan_block_tokens) {
+          T* const first = out + (at - scan_block_tokens);
+          values y = load(first);
+          if constexpr (Masked)
+            for (int p = 0; p < packs; ++p) {
+              const auto valid =
+                  math::load_flags<V>(s->counted + (at - scan_block_tokens) + p * width);
+              math::store(first + p * width, math::select(valid, y[p], zero));
+              y[p] = math::select(valid, y[p], unmoved);
+            }
+          block_of<D, wide> d;
+          widen(y, d);
+          for (int p = 0; p < wide; ++p) {
+            d[p] = d[p] - shift;
+            sum[p] = sum[p] + d[p];
+            square[p] = math::fma(d[p], d[p], square[p]);
           }
-        block_of<D, wide> d;
-        widen(y, d);
-        for (int p = 0; p < wide; ++p) {
-          d[p] = d[p] - shift;
-          sum[p] = sum[p] + d[p];
-          square[p] = math::fma(d[p], d[p], square[p]);
+        }
+        while (at-- > 0) {
+          if constexpr (Masked)
+            if (s->counted[at] == 0) {
+              out[at] = T(0);
+              continue;
+            }
+          const double d = static_cast<double>(out[at]) - shift_[k];
+          odd_sum += d;
+          odd_square = math::fma(d, d, odd_square);
         }
       }
       sum_[k] = sum;
       square_[k] = square;
-      for (index at = rest; at-- > 0;) {
-        if constexpr (Masked)
-          if (s.counted[at] == 0) {
-            out[at] = T(0);
-            continue;
-          }
-        const double d = static_cast<double>(out[at]) - shift_[k];
-        odd_sum_[k] += d;
-        odd_square_[k] = math::fma(d, d, odd_square_[k]);
-      }
+      odd_sum_[k] = odd_sum;
+      odd_square_[k] = odd_square;
     });
   }
 
@@ -331,16 +338,15 @@ class tile_scan {
     return s;
   }
 
-  /// Pieces that do not depend on each other's x.
+  /// Pieces of as many rows, with memory of their own; all of them with `counted`, or none.
   RLHF_NOINLINE void run(piece* pieces, index n) {
-    if (fresh_ && n > 0) choose_shift(pieces[0]);
-    for (index i = 0; i < n; ++i) {
-      solve(pieces[i]);
-      if (pieces[i].counted == nullptr)
-        add_moments<false>(pieces[i]);
-      else
-        add_moments<true>(pieces[i]);
-    }
+    if (n == 0) return;
+    if (fresh_) choose_shift(pieces[0]);
+    for (index i = 0; i < n; ++i) solve(pieces[i]);
+    if (pieces[0].counted == nullptr)
+      add_moments<false>(pieces, n);
+    else
+      add_moments<true>(pieces, n);
   }
 };
 
