@@ -52,17 +52,7 @@ class host_run {
   /// tokens, positions, sequences of a domain; row_weight[i], where wanted, is the sum of a row.
   void count(const token_domain<space>& domain, double* counts, double* row_weight = nullptr) {
     if (arena_.dry()) return;
-    double tokens = 0, positions = 0, sequences = 0;
-    for (index i = 0; i < domain.rows; ++i) {
-      const detail::row_count r = detail::count_row(domain, i);
-      tokens += r.weight;
-      positions += r.positions;
-      sequences += r.positions > 0 ? 1 : 0;
-      if (row_weight != nullptr) row_weight[i] = r.weight;
-    }
-    counts[0] = tokens;
-    counts[1] = positions;
-    counts[2] = sequences;
+    detail::count_rows(domain, counts, row_weight);
   }
 
   /// A contract violation that only the data can show: *count must be 0; what is below 0 is no
