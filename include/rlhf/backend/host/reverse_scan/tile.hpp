@@ -265,47 +265,52 @@ class tile_scan {
   template <bool Masked>
   RLHF_INLINE void add_moments(const piece* pieces, index n) {
     const V zero = math::constant<V>(0);
+    D shift[at_least_one(outputs)];
+    V unmoved[at_least_one(outputs)];
+    block_of<D, wide> sum[at_least_one(outputs)], square[at_least_one(outputs)];
     unrolled<outputs>([&](auto k) __attribute__((always_inline)) {
-      const D shift = math::constant<D>(shift_[k]);
-      const V unmoved = math::constant<V>(static_cast<T>(shift_[k]));
-      block_of<D, wide> sum = sum_[k], square = square_[k];
-      double odd_sum = odd_sum_[k], odd_square = odd_square_[k];
-      for (const piece* s = pieces; s != pieces + n; ++s) {
-        T* const out = s->out[k];
-        index at = s->count;
-        for (; at >= scan_block_tokens; at -= scan_block_tokens) {
-          T* const first = out + (at - scan_block_tokens);
-          values y = load(first);
+      shift[k] = math::constant<D>(shift_[k]);
+      unmoved[k] = math::constant<V>(static_cast<T>(shift_[k]));
+      sum[k] = sum_[k];
+      square[k] = square_[k];
+    });
+    for (const piece* s = pieces; s != pieces + n; ++s) {
+      index at = s->count;
+      for (; at >= scan_block_tokens; at -= scan_block_tokens) {
+        const index first = at - scan_block_tokens;
+        unrolled<outputs>([&](auto k) __attribute__((always_inline)) {
+          values y = load(s->out[k] + first);
           if constexpr (Masked)
             for (int p = 0; p < packs; ++p) {
-              const auto valid =
-                  math::load_flags<V>(s->counted + (at - scan_block_tokens) + p * width);
-              math::store(first + p * width, math::select(valid, y[p], zero));
-              y[p] = math::select(valid, y[p], unmoved);
+              const auto valid = math::load_flags<V>(s->counted + first + p * width);
+              math::store(s->out[k] + first + p * width, math::select(valid, y[p], zero));
+              y[p] = math::select(valid, y[p], unmoved[k]);
             }
           block_of<D, wide> d;
           widen(y, d);
           for (int p = 0; p < wide; ++p) {
-            d[p] = d[p] - shift;
-            sum[p] = sum[p] + d[p];
-            square[p] = math::fma(d[p], d[p], square[p]);
+            d[p] = d[p] - shift[k];
+            sum[k][p] = sum[k][p] + d[p];
+            square[k][p] = math::fma(d[p], d[p], square[k][p]);
           }
-        }
-        while (at-- > 0) {
-          if constexpr (Masked)
-            if (s->counted[at] == 0) {
-              out[at] = T(0);
-              continue;
-            }
-          const double d = static_cast<double>(out[at]) - shift_[k];
-          odd_sum += d;
-          odd_square = math::fma(d, d, odd_square);
+        });
+      }
+      while (at-- > 0) {
+        const bool valid = !Masked || s->counted[at] != 0;
+        for (int k = 0; k < outputs; ++k) {
+          if (!valid) {
+            s->out[k][at] = T(0);
+            continue;
+          }
+          const double d = static_cast<double>(s->out[k][at]) - shift_[k];
+          odd_sum_[k] += d;
+          odd_square_[k] = math::fma(d, d, odd_square_[k]);
         }
       }
-      sum_[k] = sum;
-      square_[k] = square;
-      odd_sum_[k] = odd_sum;
-      odd_square_[k] = odd_square;
+    }
+    unrolled<outputs>([&](auto k) __attribute__((always_inline)) {
+      sum_[k] = sum[k];
+      square_[k] = square[k];
     });
   }
 
