@@ -18,8 +18,6 @@ struct flag_word {
   }
   /// Those of the last n, 0 < n <= 8, and not set below.
   RLHF_INLINE flag_word last(index n) const { return {bytes & ~std::uint64_t{0} << 8 * (8 - n)}; }
-  /// Those of the first n, 0 < n <= 8, and not set beyond.
-  RLHF_INLINE flag_word first(index n) const { return {bytes & ~std::uint64_t{0} >> 8 * (8 - n)}; }
 
   /// One bit per flag, bit i for byte i.
   RLHF_INLINE unsigned bits() const {
@@ -34,6 +32,8 @@ struct flag_word {
   }
   RLHF_INLINE bool all() const { return tops() == ~low7; }
   RLHF_INLINE bool none() const { return bytes == 0; }
+  /// How many beyond the last one that is set; one is.
+  RLHF_INLINE index none_at_end() const { return __builtin_clzll(bytes) / 8; }
 
   /// 255 for each flag that is set.
   RLHF_INLINE std::uint64_t whole_bytes() const { return (tops() >> 7) * 255; }
@@ -158,7 +158,10 @@ RLHF_INLINE void spread_out(const T* x, flag_word flags, T* to) {
 
 /// One past the last flag in [0, n).
 inline index after_last_flag(const std::uint8_t* flags, index n) {
-  while (n >= 8 && flag_word::at(flags + n - 8).none()) n -= 8;
+  for (; n >= 8; n -= 8) {
+    const flag_word w = flag_word::at(flags + n - 8);
+    if (!w.none()) return n - w.none_at_end();
+  }
   while (n > 0 && flags[n - 1] == 0) --n;
   return n;
 }

@@ -34,6 +34,7 @@ template <class V, class K, class Space>
 class row_scan {
   using T = typename K::scalar_type;
   static constexpr index room = scan_tile_tokens + 2 * scan_block_tokens;
+  static constexpr index few_tokens = 64;
 
   const K& kernel_;
   const scan_arguments<K, Space>& a_;
@@ -149,17 +150,25 @@ class row_scan {
   /// Scans a row, or puts it to those that finish_pieces scans. Returns its valid tokens.
   RLHF_INLINE index add_row(index i) {
     const row r = open(i);
-    index end = a_.domain.length(i);
-    if (r.valid != nullptr) end = after_last_flag(r.valid, end);
-    clear(r, end, r.slots);
-    if (end == 0) return 0;
-    if (end > scan_tile_tokens) return run_row(r, end);
-    if (used_ + end > scan_tile_tokens) finish_pieces();
+    const index length = a_.domain.length(i);
+    const index end = r.valid == nullptr ? length : after_last_flag(r.valid, length);
+    if (end == 0) {
+      clear(r, 0, r.slots);
+      return 0;
+    }
+    if (end > scan_tile_tokens) {
+      clear(r, end, r.slots);
+      return run_row(r, end);
+    }
     const T after = read(a_.after, i, r.begin);
     const double carry = static_cast<double>(read(a_.end, i, r.begin));
     const bool dense =
         r.valid == nullptr || a_.holes != hole_mode::skip || all_flags(r.valid, end);
-    return dense ? point(r, 0, end, after, carry) : gather(r, 0, end, after, carry);
+    // Short rows take one number of words, which is foreseen, rather than as many as they need.
+    const index stop = dense || length > few_tokens ? end : length;
+    clear(r, stop, r.slots);
+    if (used_ + stop > scan_tile_tokens) finish_pieces();
+    return dense ? point(r, 0, end, after, carry) : gather(r, 0, stop, after, carry);
   }
 
   /// A row of several tiles.
@@ -294,14 +303,6 @@ class row_scan {
     }
   }
 
-  /// The flags of the last `rest` < 8 slots before `end`, in a word that lies inside the row, and
-  /// where that word begins.
-  static RLHF_INLINE flag_word partial_word(const row& r, index end, index rest, index& at) {
-    at = end >= 8 ? end - 8 : 0;
-    const flag_word w = flag_word::at(r.valid + at);
-    return end >= 8 ? w.last(rest) : w.first(end).last(8 - end + rest);
-  }
-
   /// A piece with holes: its valid tokens, close together.
   RLHF_NOINLINE index gather(const row& r, index from, index end, T after, double carry) {
     scan_piece<K>& p = piece_[pieces_];
@@ -311,7 +312,7 @@ class row_scan {
       p.flag[k] = r.flag[k] == nullptr ? no_flag_ : flag_buffer_[k] + used_;
     for (int k = 0; k < K::outputs; ++k) p.out[k] = out_buffer_[k] + used_;
     index j = from, to = used_;
-    if (compact_ && r.slots >= 8) {
+    if (compact_ && end >= 8) {
       const auto take = [&](flag_word w, index at) __attribute__((always_inline)) {
         for (int k = 0; k < K::inputs; ++k)
           if (r.in[k] != nullptr) close_up(r.in[k] + at, w, in_buffer_[k] + to);
@@ -320,11 +321,7 @@ class row_scan {
         to += w.count();
       };
       for (; j + 8 <= end; j += 8) take(flag_word::at(r.valid + j), j);
-      if (j < end) {
-        index at;
-        const flag_word w = partial_word(r, end, end - j, at);
-        take(w, at);
-      }
+      if (j < end) take(flag_word::at(r.valid + end - 8).last(end - j), end - 8);
       j = end;
     }
     for (; j < end; ++j) {
@@ -352,12 +349,11 @@ class row_scan {
       const index stride = a_.out[k].stride;
       const T* y = p.out[k];
       T* const to = r.out[k];
-      if (stride == 1 && !a_.out[k].accumulate && r.slots >= 8) {
+      if (stride == 1 && !a_.out[k].accumulate && o.end >= 8) {
         // The rest first: its word covers slots below it, which are written after it.
         if (rest > 0) {
-          index at;
-          const flag_word w = partial_word(r, o.end, rest, at);
-          spread_out(y + (p.count - w.count()), w, to + at);
+          const flag_word w = flag_word::at(r.valid + o.end - 8).last(rest);
+          spread_out(y + (p.count - w.count()), w, to + o.end - 8);
         }
         for (index j = o.from; j < o.from + 8 * words; j += 8) {
           const flag_word w = flag_word::at(r.valid + j);
