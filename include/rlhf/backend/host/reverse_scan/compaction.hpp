@@ -19,6 +19,9 @@ struct flag_word {
   /// Those of the last n, 0 < n <= 8, and not set below.
   RLHF_INLINE flag_word last(index n) const { return {bytes & ~std::uint64_t{0} << 8 * (8 - n)}; }
 
+  /// Those of the first n, 0 < n <= 8, and not set beyond.
+  RLHF_INLINE flag_word first(index n) const { return {bytes & ~std::uint64_t{0} >> 8 * (8 - n)}; }
+
   /// One bit per flag, bit i for byte i.
   RLHF_INLINE unsigned bits() const {
     return static_cast<unsigned>((tops() >> 7) * 0x0102040810204080ULL >> 56);
@@ -45,11 +48,12 @@ struct flag_word {
 };
 
 /// Where each of 8 (or 4) slots takes its element from, to close up the flagged ones or to spread
-/// them again.
+/// them again. Of a row of `close`, the 8 bytes from the number of flagged ones on put those into
+/// the last slots.
 struct compaction_tables {
-  std::uint8_t close[256][8] = {};
+  std::uint8_t close[256][16] = {};
   std::uint8_t spread[256][8] = {};
-  std::uint8_t close_pairs[16][8] = {};
+  std::uint8_t close_pairs[16][16] = {};
   std::uint8_t spread_pairs[16][8] = {};
 
   constexpr compaction_tables() {
@@ -57,12 +61,12 @@ struct compaction_tables {
       std::uint8_t n = 0;
       for (std::uint8_t j = 0; j < 8; ++j) {
         spread[bits][j] = n;
-        if ((bits >> j & 1u) != 0) close[bits][n++] = j;
+        if ((bits >> j & 1u) != 0) close[bits][8 + n++] = j;
       }
     }
     for (unsigned bits = 0; bits < 16; ++bits)
       for (unsigned j = 0; j < 8; ++j) {
-        close_pairs[bits][j] = static_cast<std::uint8_t>(2 * close[bits][j / 2] + j % 2);
+        close_pairs[bits][8 + j] = static_cast<std::uint8_t>(2 * close[bits][8 + j / 2] + j % 2);
         spread_pairs[bits][j] = static_cast<std::uint8_t>(2 * spread[bits][j / 2] + j % 2);
       }
   }
@@ -98,17 +102,18 @@ RLHF_INLINE void permute_words(const void* from, const std::uint8_t* order, void
 #define RLHF_DETAIL_PERMUTE 0
 #endif
 
-/// The flagged ones of x[0..8), one after the other. Writes up to 8 elements.
+/// The flagged ones of x[0..8), one after the other, before `end`. Writes up to 8 elements there.
 template <class T>
-RLHF_INLINE void close_up(const T* x, flag_word flags, T* to) {
+RLHF_INLINE void close_up(const T* x, flag_word flags, T* end) {
   const unsigned bits = flags.bits();
 #if RLHF_DETAIL_PERMUTE
   if constexpr (sizeof(T) == 4) {
-    permute_words(x, compaction.close[bits], to);
+    permute_words(x, compaction.close[bits] + flags.count(), end - 8);
     return;
   } else if constexpr (sizeof(T) == 8) {
-    permute_words(x, compaction.close_pairs[bits & 15], to);
-    permute_words(x + 4, compaction.close_pairs[bits >> 4], to + compaction.spread[bits][4]);
+    const index low = compaction.spread[bits][4], high = flags.count() - low;
+    permute_words(x + 4, compaction.close_pairs[bits >> 4] + 2 * high, end - 4);
+    permute_words(x, compaction.close_pairs[bits & 15] + 2 * low, end - high - 4);
     return;
   }
 #endif
@@ -117,13 +122,15 @@ RLHF_INLINE void close_up(const T* x, flag_word flags, T* to) {
     std::uint64_t word;
     __builtin_memcpy(&word, x, 8);
     word = __builtin_ia32_pext_di(word, flags.whole_bytes());
-    __builtin_memcpy(to, &word, 8);
+    const index beyond = 4 * (8 - flags.count());
+    word = word << beyond << beyond;
+    __builtin_memcpy(end - 8, &word, 8);
     return;
   }
 #endif
-  for (int j = 0; j < 8; ++j) {
-    *to = x[j];
-    to += bits >> j & 1u;
+  for (int j = 8; j-- > 0;) {
+    end[-1] = x[j];
+    end -= bits >> j & 1u;
   }
 }
 

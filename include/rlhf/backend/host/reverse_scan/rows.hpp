@@ -33,7 +33,8 @@ struct row_positions {
 template <class V, class K, class Space>
 class row_scan {
   using T = typename K::scalar_type;
-  static constexpr index room = scan_tile_tokens + 2 * scan_block_tokens;
+  static constexpr index gap = 8;  // elements before a piece that closing up its holes may write to
+  static constexpr index room = scan_tile_tokens + 64 * gap + 2 * scan_block_tokens;
   static constexpr index few_tokens = 64;
 
   const K& kernel_;
@@ -167,8 +168,9 @@ class row_scan {
     // Short rows take one number of words, which is foreseen, rather than as many as they need.
     const index stop = dense || length > few_tokens ? end : length;
     clear(r, stop, r.slots);
-    if (used_ + stop > scan_tile_tokens) finish_pieces();
-    return dense ? point(r, 0, end, after, carry) : gather(r, 0, stop, after, carry);
+    if (used_ + stop > scan_tile_tokens + gap * pieces_) finish_pieces();
+    return dense ? point(r, 0, end, after, carry)
+                 : gather(r, 0, stop, count_flags(r.valid, stop), after, carry);
   }
 
   /// A row of several tiles.
@@ -183,7 +185,7 @@ class row_scan {
       index count = end - from;
       if (skip) from = reach_back(r.valid, end, count);
       positions += count == end - from ? point(r, from, end, after, carry)
-                                       : gather(r, from, end, after, carry);
+                                       : gather(r, from, end, count, after, carry);
       finish_pieces();
       if constexpr (K::shifted >= 0) after = piece_[0].in[K::shifted][0];
       carry = piece_[0].carry;
@@ -303,74 +305,81 @@ class row_scan {
     }
   }
 
-  /// A piece with holes: its valid tokens, close together.
-  RLHF_NOINLINE index gather(const row& r, index from, index end, T after, double carry) {
+  /// A piece with holes: its `count` valid tokens, close together. From the end to the beginning,
+  /// as rows of several tiles are read: memory is fetched ahead in one direction only.
+  RLHF_NOINLINE index gather(const row& r, index from, index end, index count, T after,
+                             double carry) {
     scan_piece<K>& p = piece_[pieces_];
+    const index begin = used_ + gap;
     for (int k = 0; k < K::inputs; ++k)
-      p.in[k] = r.in[k] == nullptr ? absent_[k] : in_buffer_[k] + used_;
+      p.in[k] = r.in[k] == nullptr ? absent_[k] : in_buffer_[k] + begin;
     for (int k = 0; k < K::flags; ++k)
-      p.flag[k] = r.flag[k] == nullptr ? no_flag_ : flag_buffer_[k] + used_;
-    for (int k = 0; k < K::outputs; ++k) p.out[k] = out_buffer_[k] + used_;
-    index j = from, to = used_;
-    if (compact_ && end >= 8) {
+      p.flag[k] = r.flag[k] == nullptr ? no_flag_ : flag_buffer_[k] + begin;
+    for (int k = 0; k < K::outputs; ++k) p.out[k] = out_buffer_[k] + begin;
+    p.count = count;
+    p.after = after;
+    p.carry = carry;
+    p.counted = nullptr;
+    origin_[pieces_++] = {r.i, from, end, false};
+    used_ = begin + count;
+
+    index j = end, to = used_;
+    if (compact_ && r.slots >= 8) {
       const auto take = [&](flag_word w, index at) __attribute__((always_inline)) {
         for (int k = 0; k < K::inputs; ++k)
           if (r.in[k] != nullptr) close_up(r.in[k] + at, w, in_buffer_[k] + to);
         for (int k = 0; k < K::flags; ++k)
           if (r.flag[k] != nullptr) close_up(r.flag[k] + at, w, flag_buffer_[k] + to);
-        to += w.count();
+        to -= w.count();
       };
-      for (; j + 8 <= end; j += 8) take(flag_word::at(r.valid + j), j);
-      if (j < end) take(flag_word::at(r.valid + end - 8).last(end - j), end - 8);
-      j = end;
+      for (; j - 8 >= from; j -= 8) take(flag_word::at(r.valid + j - 8), j - 8);
+      if (j > from) {
+        const index at = from + 8 <= r.slots ? from : r.slots - 8;
+        take(flag_word::at(r.valid + at).last(8 - (from - at)).first(j - at), at);
+      }
+      return count;
     }
-    for (; j < end; ++j) {
+    while (j-- > from) {
       if (r.valid[j] == 0) continue;
+      --to;
       for (int k = 0; k < K::inputs; ++k)
         if (r.in[k] != nullptr) in_buffer_[k][to] = r.in[k][j * a_.in[k].stride];
       for (int k = 0; k < K::flags; ++k)
         if (r.flag[k] != nullptr) flag_buffer_[k][to] = r.flag[k][j * a_.flag[k].stride];
-      ++to;
     }
-    p.count = to - used_;
-    p.after = after;
-    p.carry = carry;
-    p.counted = nullptr;
-    origin_[pieces_++] = {r.i, from, end, false};
-    used_ = to;
-    return p.count;
+    return count;
   }
 
   RLHF_NOINLINE void scatter(const scan_piece<K>& p, const origin& o) const {
     const row r = open(o.row);
-    const index words = (o.end - o.from) / 8, rest = (o.end - o.from) % 8;
+    if (spread_ && o.end - o.from >= 8) {
+      const T* y[at_least_one(K::outputs)];
+      for (int k = 0; k < K::outputs; ++k) y[k] = p.out[k];
+      const auto put = [&](flag_word w, index at) __attribute__((always_inline)) {
+        for (int k = 0; k < K::outputs; ++k)
+          if (r.out[k] != nullptr) spread_out(y[k], w, r.out[k] + at);
+      };
+      // What is less than a word first: the word it is put with covers slots that are written later.
+      const index rest = (o.end - o.from) % 8;
+      if (rest > 0) put(flag_word::at(r.valid + o.from).first(rest), o.from);
+      for (int k = 0; k < K::outputs; ++k) y[k] += p.count;
+      for (index j = o.end - 8; j >= o.from; j -= 8) {
+        const flag_word w = flag_word::at(r.valid + j);
+        for (int k = 0; k < K::outputs; ++k) y[k] -= w.count();
+        put(w, j);
+      }
+      return;
+    }
     for (int k = 0; k < K::outputs; ++k) {
       if (r.out[k] == nullptr) continue;
       const index stride = a_.out[k].stride;
       const T* y = p.out[k];
-      T* const to = r.out[k];
-      if (stride == 1 && !a_.out[k].accumulate && o.end >= 8) {
-        // The rest first: its word covers slots below it, which are written after it.
-        if (rest > 0) {
-          const flag_word w = flag_word::at(r.valid + o.end - 8).last(rest);
-          spread_out(y + (p.count - w.count()), w, to + o.end - 8);
-        }
-        for (index j = o.from; j < o.from + 8 * words; j += 8) {
-          const flag_word w = flag_word::at(r.valid + j);
-          spread_out(y, w, to + j);
-          y += w.count();
-        }
-        continue;
-      }
       for (index j = o.from; j < o.end; ++j) {
-        if (r.valid[j] != 0) {
-          if (a_.out[k].accumulate)
-            to[j * stride] += *y++;
-          else
-            to[j * stride] = *y++;
-        } else if (!a_.out[k].accumulate) {
-          to[j * stride] = T(0);
-        }
+        T& to = r.out[k][j * stride];
+        if (r.valid[j] != 0)
+          to = a_.out[k].accumulate ? to + *y++ : *y++;
+        else if (!a_.out[k].accumulate)
+          to = T(0);
       }
     }
   }
