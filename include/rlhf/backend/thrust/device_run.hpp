@@ -160,15 +160,19 @@ class device_run {
       first = allocate<index>(domain.rows + 1);
       rank = allocate<index>(slots);
       lanes(domain.rows, detail::count_lanes<space>{domain, counts, nullptr});
-      for_each(1, detail::rank_of_rows{counts, domain.rows, first});
-      for_each(domain.rows, detail::rank_of_tokens<space>{domain, first, slots, rank});
+      blocks(1, detail::rank_of_rows::shape, detail::rank_of_rows{counts, domain.rows, first});
+      blocks(domain.rows, detail::rank_of_tokens<space>::shape,
+             detail::rank_of_tokens<space>{domain, first, slots, rank});
     }
     auto* const partial = allocate<double>(slots * row.size());
-    double* const tops = a.gradient.data != nullptr
-                             ? allocate<double>(slots * detail::row_tiles(a.classes))
-                             : nullptr;
-    if (!arena_.dry() && slots > 0)
-      exec_.launch_lanes(slots, detail::logit_pass<K, L, space>{kernel, a, rank, tops, partial});
+    using pass = detail::logit_pass<K, L, space>;
+    if (!arena_.dry()) {
+      const auto plan = detail::logit_plan::over(a.classes, slots, a.gradient.data != nullptr,
+                                                 a.squares_wanted, a.mean_wanted, pass::bytes,
+                                                 detail::shared_bytes_of(exec_));
+      const pass each{kernel, a, rank, slots, partial, plan};
+      blocks(each.jobs(), plan.shape, each);
+    }
     fold_to(row, partial, slots, sums, first == nullptr ? nullptr : first + domain.rows);
     arena_.release(mark);
   }
@@ -216,6 +220,11 @@ class device_run {
   void lanes(index n, const F& f) {
     if (arena_.dry() || n <= 0) return;
     exec_.launch_lanes(n, detail::merged_lanes<F>{f});
+  }
+
+  template <class F>
+  void blocks(index n, const detail::block_shape& shape, const F& f) {
+    if (!arena_.dry()) detail::launch_blocks(exec_, n, shape, f);
   }
 
   /// Lengths, offsets and weights lie where the host cannot read them: counts what is wrong, once
