@@ -143,7 +143,7 @@ class cuda_block {
 };
 
 template <class F>
-__global__ void __launch_bounds__(most_block_threads) run_blocks(index n, F f) {
+__global__ void __launch_bounds__(most_block_threads, 3) run_blocks(index n, F f) {
   extern __shared__ __align__(16) unsigned char shared_of_block[];
   const cuda_block block(reinterpret_cast<std::byte*>(shared_of_block));
   for (index i = blockIdx.x; i < n; i += gridDim.x) {

@@ -170,7 +170,7 @@ class device_run {
       const auto plan = detail::logit_plan::over(a.classes, slots, a.gradient.data != nullptr,
                                                  a.squares_wanted, a.mean_wanted, pass::bytes,
                                                  detail::shared_bytes_of(exec_));
-      const pass each{kernel, a, rank, slots, partial, plan};
+      const pass each{kernel, a, rank, slots, partial, plan, 1 / a.temperature};
       blocks(each.jobs(), plan.shape, each);
     }
     fold_to(row, partial, slots, sums, first == nullptr ? nullptr : first + domain.rows);

@@ -167,6 +167,7 @@ struct logit_pass {
   index slots;
   double* partial;  // by rank, in the order of figure_row
   logit_plan plan;
+  double inverse;  // of the temperature
 
   /// A row between two phases. Sums are relative to the maximum so far; the tile that holds it
   /// keeps its lanes, see the host's row_pass.
@@ -241,8 +242,8 @@ struct logit_pass {
 
     const logit_plan& plan = pass.plan;
     const index classes = pass.a.classes;
-    const double inverse = 1 / pass.a.temperature;
-    const T inverse_narrow = static_cast<T>(1 / pass.a.temperature);
+    const double inverse = pass.inverse;
+    const T inverse_narrow = static_cast<T>(pass.inverse);
     row_state* const state = block.template shared<row_state>(plan.state);
     tile_slope* const slope = block.template shared<tile_slope>(plan.slope);
     L* const data = block.template shared<L>(plan.data);
