@@ -1,6 +1,7 @@
 #pragma once
 
 #include "rlhf/backend/host/count.hpp"
+#include "rlhf/backend/host/map_reduce.hpp"
 #include "rlhf/backend/host/reverse_scan/compaction.hpp"
 #include "rlhf/backend/host/reverse_scan/tile.hpp"
 
@@ -19,16 +20,22 @@ struct flag_row {
   }
 };
 
-/// How many valid tokens each row has.
+/// How many valid tokens each row adds to its segment: enough to end it where the row is cut.
 template <class Space>
 struct row_positions {
   token_domain<Space> domain;
+  hole_mode holes;
   index* to;
-  void operator()(index i) const { to[i] = static_cast<index>(count_row(domain, i).positions); }
+  void operator()(index i) const {
+    const auto positions = static_cast<index>(count_row(domain, i).positions);
+    const bool steps_at_holes = domain.mask.kind() != mask_kind::none && holes != hole_mode::skip;
+    const bool cut = steps_at_holes && positions < moment_segment_tokens &&
+                     domain.valid_length(i) > moment_piece_tiles * scan_tile_tokens;
+    to[i] = cut ? moment_segment_tokens : positions;
+  }
 };
 
-/// The rows of one call, in segments: a segment ends with the row that fills it to 512 valid
-/// tokens, or with its 64th row.
+/// The rows of one call, in segments.
 template <class V, class K, class Space>
 class row_scan {
   using T = typename K::scalar_type;
@@ -37,6 +44,9 @@ class row_scan {
   const decay_powers<T>& power_;
   tile_scan<V, K> scan_;
   scan_tile<K> tile_;
+  binary_tree<scan_sums<K::outputs>> pieces_;
+  index positions_ = 0;  // of the piece
+  bool cut_ = false;
 
   struct row {
     index i, begin, slots;
@@ -47,9 +57,6 @@ class row_scan {
   };
 
  public:
-  static constexpr index segment_tokens = 512;
-  static constexpr index segment_rows = 64;
-
   row_scan(const K& kernel, const scan_arguments<K, Space>& a, const decay_powers<T>& power)
       : kernel_(kernel), a_(a), power_(power) {
     for (int k = 0; k < K::inputs; ++k)
@@ -63,11 +70,15 @@ class row_scan {
   /// Rows from `first` on; `last` becomes one past the segment's end.
   RLHF_NOINLINE scan_sums<K::outputs> segment(index first, index& last) {
     scan_.begin_segment();
-    index positions = 0;
+    pieces_ = {};
+    positions_ = 0;
+    cut_ = false;
     last = first;
-    while (last < a_.domain.rows && last - first < segment_rows && positions < segment_tokens)
-      positions += run_row(last++);
-    auto sums = scan_.end_segment(positions);
+    do run_row(last++);
+    while (last < a_.domain.rows && last % moment_group_rows != 0 &&
+           positions_ < moment_segment_tokens && !cut_);
+    pieces_.push(scan_.end_segment(positions_));
+    auto sums = pieces_.finish();
     if (!sums.finite()) [[unlikely]]
       for (index i = first; i < last; ++i) sums.nonfinite += static_cast<double>(recount(i));
     return sums;
@@ -117,16 +128,16 @@ class row_scan {
     }
   }
 
-  index run_row(index i) {
+  void run_row(index i) {
     const row r = open(i);
     index end = a_.domain.length(i);
     if (r.valid != nullptr) end = after_last_flag(r.valid, end);
     clear(r, end, r.slots);
-    if (end == 0) return 0;
+    if (end == 0) return;
     const bool skip = r.valid != nullptr && a_.holes == hole_mode::skip;
     T after = read(a_.after, i, r.begin);
     double carry = static_cast<double>(read(a_.end, i, r.begin));
-    index positions = 0;
+    index tiles = 0;
     while (end > 0) {
       index from = end > scan_tile_tokens ? end - scan_tile_tokens : 0;
       tile_.count = end - from;
@@ -139,7 +150,7 @@ class row_scan {
         gather(r, from, end);
       scan_.run(kernel_, power_, tile_, after, carry);
       if constexpr (K::shifted >= 0) after = tile_.in[K::shifted][0];
-      positions += tile_.counted == nullptr ? tile_.count : count_flags(tile_.counted, tile_.count);
+      positions_ += tile_.counted == nullptr ? tile_.count : count_flags(tile_.counted, tile_.count);
       if (dense)
         copy_back(r, from);
       else
@@ -150,8 +161,12 @@ class row_scan {
         clear(r, next, end);
         end = next;
       }
+      if (++tiles % moment_piece_tiles == 0 && end > 0) {
+        pieces_.push(scan_.end_piece(positions_));
+        positions_ = 0;
+        cut_ = true;
+      }
     }
-    return positions;
   }
 
   /// Where a tile that ends at `end` begins, so that it holds 1,024 valid tokens or all there are.

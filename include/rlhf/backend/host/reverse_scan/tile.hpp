@@ -152,6 +152,16 @@ class tile_scan {
     return s;
   }
 
+  /// The moments so far; what follows is another piece, about the same shift.
+  RLHF_NOINLINE scan_sums<outputs> end_piece(index positions) {
+    const auto s = end_segment(positions);
+    for (int k = 0; k < outputs; ++k) {
+      odd_sum_[k] = odd_square_[k] = 0;
+      for (int p = 0; p < wide; ++p) sum_[k][p] = square_[k][p] = math::constant<D>(0);
+    }
+    return s;
+  }
+
   /// `carry` is x after the tile's last step, and then x of its first one.
   RLHF_NOINLINE void run(const K& callers_kernel, const decay_powers<T>& power,
                          const scan_tile<K>& tile, T after, double& carry) {
