@@ -71,6 +71,7 @@ RLHF_HOST_DEVICE bool aligned16(const X* p) {
 ///
 ///     threads()        how many
 ///     each(f)          a phase: f(t) on thread t; it ends when all have come back
+///     own<X>           an X per thread, x[t] on thread t, in registers from phase to phase
 ///     shared<X>(at)    an X at a byte of the shared memory, undefined at first
 ///     copy(to, from)   16 bytes into shared memory, both aligned; there after fetched()
 ///     fetched()        ends all copies
@@ -79,6 +80,12 @@ class serial_block {
   std::byte* shared_;
 
  public:
+  template <class X>
+  struct own {
+    X value[most_block_threads];
+    RLHF_HOST_DEVICE X& operator[](int t) { return value[t]; }
+  };
+
   RLHF_HOST_DEVICE serial_block(int threads, std::byte* shared)
       : threads_(threads), shared_(shared) {}
   RLHF_HOST_DEVICE int threads() const { return threads_; }
@@ -121,6 +128,12 @@ class cuda_block {
   std::byte* shared_;
 
  public:
+  template <class X>
+  struct own {
+    X value;
+    __device__ X& operator[](int) { return value; }
+  };
+
   __device__ explicit cuda_block(std::byte* shared) : shared_(shared) {}
   __device__ int threads() const { return static_cast<int>(blockDim.x); }
   template <class F>

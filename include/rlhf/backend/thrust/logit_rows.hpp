@@ -212,9 +212,9 @@ struct logit_pass {
     }
     return {low, domain.begin(low), k - domain.begin(low)};
   }
-  RLHF_HOST_DEVICE T distance(T x, T tile_top, T inverse) const {
+  RLHF_HOST_DEVICE static T distance(T x, T tile_top, T scale) {
     const T lowest = sizeof(T) == sizeof(float) ? T(-87) : T(-708);
-    return (math::max)((x - tile_top) * inverse, lowest);  // NaN comes through
+    return (math::max)((x - tile_top) * scale, lowest);  // NaN comes through
   }
   /// Within 2 + 1.2 |d| units of the last place on a GPU, unless strict: a logit has no more than a
   /// dozen instructions before they take longer than its two bytes.
@@ -394,7 +394,7 @@ struct logit_pass {
           T s[lanes_each] = {}, w[lanes_each] = {}, q[lanes_each] = {};
           for (int v = member * lanes_each; v < n; v += lanes)
             for (int l = 0; l < lanes_each; ++l) {
-              const T d = pass.distance(math::widen(x + v + l), top, inverse_narrow);
+              const T d = distance(math::widen(x + v + l), top, inverse_narrow);
               const T e = exponential(d);
               s[l] = s[l] + e;
               w[l] = math::fma(e, d, w[l]);
@@ -549,7 +549,7 @@ struct logit_pass {
           const int v = step * lanes + largest % lanes;
           T e = T(0);
           if (v != largest && v < size_of(s.best))
-            e = exponential(pass.distance(logit(r, s.best * row_tile + v), static_cast<T>(s.top),
+            e = exponential(distance(logit(r, s.best * row_tile + v), static_cast<T>(s.top),
                                           inverse_narrow));
           apart[job] = e;
         }
@@ -672,7 +672,7 @@ struct logit_pass {
           T x[16 / sizeof(L)], g[16 / sizeof(L)];
           get(r, from, n, x);
           for (int k = 0; k < part; ++k) {
-            const T d = pass.distance(x[k], of.top, inverse_narrow);
+            const T d = distance(x[k], of.top, inverse_narrow);
             const T p = exponential(d) * of.scale;
             if (s.full) {
               const T beside = x[k] == static_cast<T>(-__builtin_inf()) ? T(0) : s.uniform;
