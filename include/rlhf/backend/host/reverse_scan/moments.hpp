@@ -5,6 +5,14 @@
 
 namespace rlhf::inline RLHF_COMPUTE::detail {
 
+/// The order of moments, the same on every machine. Rows stand in groups of 64. In a group a segment
+/// ends with the row that fills it to 512 valid tokens; all of a segment has one shift and 8 lanes,
+/// by place in a block. A row of more than 4 tiles is cut behind each fourth and ends its segment:
+/// the pieces make a binary tree, the segments of a group another, and so do the groups.
+inline constexpr index moment_group_rows = 64;
+inline constexpr index moment_segment_tokens = 512;
+inline constexpr index moment_piece_tiles = 4;
+
 /// Moments of N outputs about a shift of each: they merge without a division.
 template <int N>
 struct scan_sums {
@@ -26,6 +34,12 @@ struct scan_sums {
       sum[k] += moved;
       square[k] += math::fma(apart, r.sum[k] + moved, r.square[k]);
     }
+  }
+  RLHF_HOST_DEVICE static scan_sums none() { return {}; }
+  RLHF_HOST_DEVICE static scan_sums merge(const scan_sums& a, const scan_sums& b) {
+    scan_sums r = a;
+    r.add(b);
+    return r;
   }
   RLHF_HOST_DEVICE bool finite() const {
     double probe = 0;

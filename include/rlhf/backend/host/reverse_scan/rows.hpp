@@ -1,6 +1,7 @@
 #pragma once
 
 #include "rlhf/backend/host/count.hpp"
+#include "rlhf/backend/host/map_reduce.hpp"
 #include "rlhf/backend/host/reverse_scan/compaction.hpp"
 #include "rlhf/backend/host/reverse_scan/tile.hpp"
 
@@ -19,21 +20,27 @@ struct flag_row {
   }
 };
 
-/// How many valid tokens each row has.
+/// How many valid tokens each row adds to its segment: enough to end it where the row is cut.
 template <class Space>
 struct row_positions {
   token_domain<Space> domain;
+  hole_mode holes;
   index* to;
-  void operator()(index i) const { to[i] = static_cast<index>(count_row(domain, i).positions); }
+  void operator()(index i) const {
+    const auto positions = static_cast<index>(count_row(domain, i).positions);
+    const bool steps_at_holes = domain.mask.kind() != mask_kind::none && holes != hole_mode::skip;
+    const bool cut = steps_at_holes && positions < moment_segment_tokens &&
+                     domain.valid_length(i) > moment_piece_tiles * scan_tile_tokens;
+    to[i] = cut ? moment_segment_tokens : positions;
+  }
 };
 
-/// The rows of one call, in segments: a segment ends with the row that fills it to 512 valid
-/// tokens, or with its 64th row. Rows of one tile are scanned several at a time, because a call of
-/// the scan costs more than a short row.
+/// The rows of one call, in segments. Rows of one tile are scanned several at a time, because a call
+/// of the scan costs more than a short row.
 template <class V, class K, class Space>
 class row_scan {
   using T = typename K::scalar_type;
-  static constexpr index gap = 8;  // elements before a piece that closing up its holes may write to
+  static constexpr index gap = 8;  // elements before a part that closing up its holes may write to
   static constexpr index room = scan_tile_tokens + 64 * gap + 2 * scan_block_tokens;
   static constexpr index few_tokens = 64;
 
@@ -53,15 +60,19 @@ class row_scan {
     T* out[at_least_one(K::outputs)];
     const std::uint8_t* valid;
   };
-  /// Where the outputs of a piece belong that are not written there at once.
+  /// Where the outputs of a part belong that are not written there at once.
   struct origin {
     index row, from, end;
     bool dense;
   };
 
-  index pieces_ = 0;
+  binary_tree<scan_sums<K::outputs>> pieces_;
+  bool cut_ = false;
+  index positions_ = 0;  // valid tokens of the piece
+
+  index parts_ = 0;
   index used_ = 0;  // of the buffers
-  scan_piece<K> piece_[64];
+  scan_part<K> part_[64];
   origin origin_[64];
   alignas(64) T in_buffer_[at_least_one(K::inputs)][room];
   alignas(64) T out_buffer_[at_least_one(K::outputs)][room];
@@ -70,9 +81,6 @@ class row_scan {
   alignas(64) std::uint8_t no_flag_[K::flags > 0 ? static_cast<std::size_t>(room) : 1];
 
  public:
-  static constexpr index segment_tokens = 512;
-  static constexpr index segment_rows = 64;
-
   row_scan(const K& kernel, const scan_arguments<K, Space>& a, const decay_powers<T>& power)
       : kernel_(kernel), a_(a), scan_(kernel, power) {
     reads_mask_ = a.domain.mask.kind() != mask_kind::none;
@@ -94,12 +102,16 @@ class row_scan {
   /// Rows from `first` on; `last` becomes one past the segment's end.
   RLHF_NOINLINE scan_sums<K::outputs> segment(index first, index& last) {
     scan_.begin_segment();
-    index positions = 0;
+    pieces_ = {};
+    cut_ = false;
+    positions_ = 0;
     last = first;
-    while (last < a_.domain.rows && last - first < segment_rows && positions < segment_tokens)
-      positions += add_row(last++);
-    finish_pieces();
-    auto sums = scan_.end_segment(positions);
+    do add_row(last++);
+    while (last < a_.domain.rows && last % moment_group_rows != 0 &&
+           positions_ < moment_segment_tokens && !cut_);
+    finish_parts();
+    pieces_.push(scan_.end_segment(positions_));
+    auto sums = pieces_.finish();
     if (!sums.finite()) [[unlikely]]
       for (index i = first; i < last; ++i) sums.nonfinite += static_cast<double>(recount(i));
     return sums;
@@ -148,18 +160,19 @@ class row_scan {
     }
   }
 
-  /// Scans a row, or puts it to those that finish_pieces scans. Returns its valid tokens.
-  RLHF_INLINE index add_row(index i) {
+  /// Scans a row, or puts it to those that finish_parts scans.
+  RLHF_INLINE void add_row(index i) {
     const row r = open(i);
     const index length = a_.domain.length(i);
     const index end = r.valid == nullptr ? length : after_last_flag(r.valid, length);
     if (end == 0) {
       clear(r, 0, r.slots);
-      return 0;
+      return;
     }
     if (end > scan_tile_tokens) {
       clear(r, end, r.slots);
-      return run_row(r, end);
+      run_row(r, end);
+      return;
     }
     const T after = read(a_.after, i, r.begin);
     const double carry = static_cast<double>(read(a_.end, i, r.begin));
@@ -168,35 +181,39 @@ class row_scan {
     // Short rows take one number of words, which is foreseen, rather than as many as they need.
     const index stop = dense || length > few_tokens ? end : length;
     clear(r, stop, r.slots);
-    if (used_ + stop > scan_tile_tokens + gap * pieces_) finish_pieces();
-    return dense ? point(r, 0, end, after, carry)
-                 : gather(r, 0, stop, count_flags(r.valid, stop), after, carry);
+    if (used_ + stop > scan_tile_tokens + gap * parts_) finish_parts();
+    positions_ += dense ? point(r, 0, end, after, carry)
+                        : gather(r, 0, stop, count_flags(r.valid, stop), after, carry);
   }
 
   /// A row of several tiles.
-  RLHF_NOINLINE index run_row(const row& r, index end) {
-    finish_pieces();
+  RLHF_NOINLINE void run_row(const row& r, index end) {
+    finish_parts();
     const bool skip = r.valid != nullptr && a_.holes == hole_mode::skip;
     T after = read(a_.after, r.i, r.begin);
     double carry = static_cast<double>(read(a_.end, r.i, r.begin));
-    index positions = 0;
+    index tiles = 0;
     while (end > 0) {
       index from = end > scan_tile_tokens ? end - scan_tile_tokens : 0;
       index count = end - from;
       if (skip) from = reach_back(r.valid, end, count);
-      positions += count == end - from ? point(r, from, end, after, carry)
-                                       : gather(r, from, end, count, after, carry);
-      finish_pieces();
-      if constexpr (K::shifted >= 0) after = piece_[0].in[K::shifted][0];
-      carry = piece_[0].carry;
+      positions_ += count == end - from ? point(r, from, end, after, carry)
+                                        : gather(r, from, end, count, after, carry);
+      finish_parts();
+      if constexpr (K::shifted >= 0) after = part_[0].in[K::shifted][0];
+      carry = part_[0].carry;
       end = from;
       if (skip) {
         const index next = after_last_flag(r.valid, end);
         clear(r, next, end);
         end = next;
       }
+      if (++tiles % moment_piece_tiles == 0 && end > 0) {
+        pieces_.push(scan_.end_piece(positions_));
+        positions_ = 0;
+        cut_ = true;
+      }
     }
-    return positions;
   }
 
   /// Where a tile that ends at `end` begins, so that it holds 1,024 valid tokens or all there are.
@@ -214,21 +231,21 @@ class row_scan {
   }
 
   /// Scans what has been put together, and brings the outputs to where they belong.
-  void finish_pieces() {
-    scan_.run(piece_, pieces_);
+  void finish_parts() {
+    scan_.run(part_, parts_);
     if (used_ > 0)
-      for (index p = 0; p < pieces_; ++p) {
+      for (index p = 0; p < parts_; ++p) {
         if (reads_mask_ && !origin_[p].dense)
-          scatter(piece_[p], origin_[p]);
+          scatter(part_[p], origin_[p]);
         else if (!direct_)
-          copy_back(piece_[p], origin_[p]);
+          copy_back(part_[p], origin_[p]);
       }
-    pieces_ = used_ = 0;
+    parts_ = used_ = 0;
   }
 
-  /// A piece of consecutive tokens: the caller's memory where it is contiguous.
+  /// A part of consecutive tokens: the caller's memory where it is contiguous.
   RLHF_INLINE index point(const row& r, index from, index end, T after, double carry) {
-    scan_piece<K>& p = piece_[pieces_];
+    scan_part<K>& p = part_[parts_];
     p.count = end - from;
     p.after = after;
     p.carry = carry;
@@ -240,18 +257,18 @@ class row_scan {
         p.flag[k] = r.flag[k] == nullptr ? no_flag_ : r.flag[k] + from;
       for (int k = 0; k < K::outputs; ++k)
         p.out[k] = r.out[k] == nullptr ? out_buffer_[k] + used_ : r.out[k] + from;
-      if (reads_mask_) origin_[pieces_].dense = true;
+      if (reads_mask_) origin_[parts_].dense = true;
       if (hides_) used_ += p.count;
     } else {
       copy(r, from, p);
-      origin_[pieces_] = {r.i, from, end, true};
+      origin_[parts_] = {r.i, from, end, true};
     }
-    ++pieces_;
+    ++parts_;
     return p.counted == nullptr ? p.count : count_flags(p.counted, p.count);
   }
 
-  /// The inputs of a piece, as they are read.
-  RLHF_NOINLINE void copy(const row& r, index from, scan_piece<K>& p) {
+  /// The inputs of a part, as they are read.
+  RLHF_NOINLINE void copy(const row& r, index from, scan_part<K>& p) {
     const index n = p.count;
     const bool blank = p.counted != nullptr && a_.holes == hole_mode::zero;
     for (int k = 0; k < K::inputs; ++k) {
@@ -290,7 +307,7 @@ class row_scan {
     used_ += n;
   }
 
-  RLHF_NOINLINE void copy_back(const scan_piece<K>& p, const origin& o) const {
+  RLHF_NOINLINE void copy_back(const scan_part<K>& p, const origin& o) const {
     const row r = open(o.row);
     for (int k = 0; k < K::outputs; ++k) {
       const index stride = a_.out[k].stride;
@@ -305,11 +322,11 @@ class row_scan {
     }
   }
 
-  /// A piece with holes: its `count` valid tokens, close together. From the end to the beginning,
+  /// A part with holes: its `count` valid tokens, close together. From the end to the beginning,
   /// as rows of several tiles are read: memory is fetched ahead in one direction only.
   RLHF_NOINLINE index gather(const row& r, index from, index end, index count, T after,
                              double carry) {
-    scan_piece<K>& p = piece_[pieces_];
+    scan_part<K>& p = part_[parts_];
     const index begin = used_ + gap;
     for (int k = 0; k < K::inputs; ++k)
       p.in[k] = r.in[k] == nullptr ? absent_[k] : in_buffer_[k] + begin;
@@ -320,7 +337,7 @@ class row_scan {
     p.after = after;
     p.carry = carry;
     p.counted = nullptr;
-    origin_[pieces_++] = {r.i, from, end, false};
+    origin_[parts_++] = {r.i, from, end, false};
     used_ = begin + count;
 
     index j = end, to = used_;
@@ -350,7 +367,7 @@ class row_scan {
     return count;
   }
 
-  RLHF_NOINLINE void scatter(const scan_piece<K>& p, const origin& o) const {
+  RLHF_NOINLINE void scatter(const scan_part<K>& p, const origin& o) const {
     const row r = open(o.row);
     if (spread_ && o.end - o.from >= 8) {
       const T* y[at_least_one(K::outputs)];

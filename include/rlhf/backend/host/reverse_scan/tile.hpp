@@ -9,7 +9,7 @@ namespace rlhf::inline RLHF_COMPUTE::detail {
 
 /// Up to 1,024 consecutive time steps of one row with every input contiguous.
 template <class K>
-struct scan_piece {
+struct scan_part {
   using T = typename K::scalar_type;
 
   const T* in[at_least_one(K::inputs)];
@@ -21,13 +21,13 @@ struct scan_piece {
   double carry;  // x after the last step; once 1,024 are scanned, x of the first one
 };
 
-/// Scans pieces of rows; keeps the moments of a segment of rows in 8 lanes.
+/// Scans parts of rows; keeps the moments of a segment of rows in 8 lanes.
 template <class V, class K>
 class tile_scan {
   using T = typename K::scalar_type;
   using D = math::native_lane<double>;
   using S = math::scalar_lane<T>;
-  using piece = scan_piece<K>;
+  using part = scan_part<K>;
   static constexpr int width = math::width<V>;
   static constexpr int packs = static_cast<int>(scan_block_tokens) / width;
   static constexpr int wide = static_cast<int>(scan_block_tokens) / math::width<D>;
@@ -51,7 +51,7 @@ class tile_scan {
 
   /// What one block leaves for the one before it.
   struct link {
-    V chain;      // x of the next block, without the piece's carry
+    V chain;      // x of the next block, without the part's carry
     V outer;      // which adds a power of the decay times this
     V reach;      // that power, where decays vary
     double held;  // the carry in double; 0 once an episode ends
@@ -91,7 +91,7 @@ class tile_scan {
       return !(kernel.decay > 0);
   }
 
-  static RLHF_INLINE bool flagged(const piece& p, index at) {
+  static RLHF_INLINE bool flagged(const part& p, index at) {
     bool any = false;
     for (int k = 0; k < K::flags; ++k) any = any || p.flag[k][at] != 0;
     return any;
@@ -116,14 +116,14 @@ class tile_scan {
   }
 
   /// The moments of a segment are taken about the outputs of its first row's last token.
-  RLHF_NOINLINE void choose_shift(const piece& p) {
+  RLHF_NOINLINE void choose_shift(const part& p) {
     const index at = p.count - 1;
     const auto t = one_step(p, at, static_cast<T>(p.carry));
     for (int k = 0; k < outputs; ++k) shift_[k] = static_cast<double>(math::first(t.out[k]));
     fresh_ = false;
   }
 
-  RLHF_INLINE scan_lanes<S, K> one_step(const piece& p, index at, T later) const {
+  RLHF_INLINE scan_lanes<S, K> one_step(const part& p, index at, T later) const {
     scan_lanes<S, K> t;
     for (int k = 0; k < K::inputs; ++k) t.in[k] = math::constant<S>(p.in[k][at]);
     for (int k = 0; k < K::flags; ++k) t.flag[k] = p.flag[k][at] != 0;
@@ -149,9 +149,9 @@ class tile_scan {
     return lane[0];
   }
 
-  /// The 8 steps at `at`, the m-th block from the piece's end.
+  /// The 8 steps at `at`, the m-th block from the part's end.
   template <bool Last>
-  RLHF_INLINE void block(const K& kernel, const piece& s, index at, index m, link& from) const {
+  RLHF_INLINE void block(const K& kernel, const part& s, index at, index m, link& from) const {
     const V zero = math::constant<V>(0);
     lanes t;
     values x;
@@ -234,8 +234,8 @@ class tile_scan {
     }
   }
 
-  /// x and the outputs of a piece.
-  RLHF_INLINE void solve(piece& s) const {
+  /// x and the outputs of a part.
+  RLHF_INLINE void solve(part& s) const {
     const K kernel = kernel_;
     const index blocks = s.count / scan_block_tokens;
     const index rest = s.count % scan_block_tokens;
@@ -260,10 +260,10 @@ class tile_scan {
     }
   }
 
-  /// Adds the outputs of pieces to the moments, block by block from the end of each. Masked: some
+  /// Adds the outputs of parts to the moments, block by block from the end of each. Masked: some
   /// steps are no valid tokens; their outputs become +0.
   template <bool Masked>
-  RLHF_INLINE void add_moments(const piece* pieces, index n) {
+  RLHF_INLINE void add_moments(const part* parts, index n) {
     const V zero = math::constant<V>(0);
     D shift[at_least_one(outputs)];
     V unmoved[at_least_one(outputs)];
@@ -274,7 +274,7 @@ class tile_scan {
       sum[k] = sum_[k];
       square[k] = square_[k];
     });
-    for (const piece* s = pieces; s != pieces + n; ++s) {
+    for (const part* s = parts; s != parts + n; ++s) {
       index at = s->count;
       for (; at >= scan_block_tokens; at -= scan_block_tokens) {
         const index first = at - scan_block_tokens;
@@ -343,15 +343,25 @@ class tile_scan {
     return s;
   }
 
-  /// Pieces of as many rows, with memory of their own; all of them with `counted`, or none.
-  RLHF_NOINLINE void run(piece* pieces, index n) {
+  /// The moments so far; what follows is another piece, about the same shift.
+  RLHF_NOINLINE scan_sums<outputs> end_piece(index positions) {
+    const auto s = end_segment(positions);
+    for (int k = 0; k < outputs; ++k) {
+      odd_sum_[k] = odd_square_[k] = 0;
+      for (int p = 0; p < wide; ++p) sum_[k][p] = square_[k][p] = math::constant<D>(0);
+    }
+    return s;
+  }
+
+  /// Parts of as many rows, with memory of their own; all of them with `counted`, or none.
+  RLHF_NOINLINE void run(part* parts, index n) {
     if (n == 0) return;
-    if (fresh_) choose_shift(pieces[0]);
-    for (index i = 0; i < n; ++i) solve(pieces[i]);
-    if (pieces[0].counted == nullptr)
-      add_moments<false>(pieces, n);
+    if (fresh_) choose_shift(parts[0]);
+    for (index i = 0; i < n; ++i) solve(parts[i]);
+    if (parts[0].counted == nullptr)
+      add_moments<false>(parts, n);
     else
-      add_moments<true>(pieces, n);
+      add_moments<true>(parts, n);
   }
 };
 
