@@ -169,4 +169,78 @@ TEST_CASE_TEMPLATE("device: losses on logits", L, float, rlhf::bfloat16) {
   }
 }
 
+/// Forward, backward and in place for one number of classes. Rows begin `skew` elements after an
+/// aligned place, `beyond` elements lie between them, and classes are `step` apart.
+template <class L>
+void compare_rows(index tokens, index classes, index skew, index beyond, index step) {
+  using T = rlhf::compute_of<L>;
+  CAPTURE(classes);
+  CAPTURE(skew);
+  CAPTURE(step);
+  const index row = classes * step + beyond;
+  numbers random(77);
+  std::vector<L> values;
+  for (index k = 0; k < skew + tokens * row; ++k) {
+    const double peak = random.below(900) == 0 ? 20 : 0;
+    values.push_back(static_cast<L>(static_cast<T>(random.uniform(-4, 4) + peak)));
+  }
+  std::vector<std::int64_t> labels;
+  for (index k = 0; k < tokens; ++k) labels.push_back(random.below(classes));
+  const auto slopes = random.many<T>(tokens, -1, 1);
+  const auto at = [&](index token, index v) -> L& {
+    return values[static_cast<std::size_t>(skew + token * row + v * step)];
+  };
+  if (tokens > 2) {
+    at(1, classes - 1) = static_cast<L>(-std::numeric_limits<T>::infinity());
+    for (index v = 0; v < classes; ++v)
+      at(2, v) = static_cast<L>(-std::numeric_limits<T>::infinity());
+    at(2, labels[2]) = static_cast<L>(T(3));  // certain: p is 1
+  }
+  compare<T>([&]<class Place>(Place& place, trace& to) {
+    const rlhf::shape each(tokens), shape(tokens, classes), strides(row, step);
+    typename Place::template vector<L> logits(values.begin(), values.end()), into = logits;
+    const typename Place::template vector<std::int64_t> label(labels.begin(), labels.end());
+    tensor<Place, T> up(slopes, each), log_prob(T(7), each), entropy(T(7), each);
+    tensor<Place, T> loss(T(7), each);
+    const rlhf::view<L, typename Place::space> x(thrust::raw_pointer_cast(logits.data()) + skew,
+                                                 shape, strides);
+    const rlhf::view<L, typename Place::space> y(thrust::raw_pointer_cast(into.data()) + skew,
+                                                 shape, strides);
+    const auto r = rlhf::token_log_prob<L>(
+        {.logits = x, .label = label}, {.log_prob = log_prob.view(), .entropy = entropy.view()}, {},
+        place.exec);
+    read_result(Place::get(r), to);
+    const auto c = rlhf::cross_entropy_loss<L>(
+        {.logits = x, .label = label}, {.d_logits = rlhf::add_to(y), .token_loss = loss.view()},
+        {.label_smoothing = 0.1, .over = rlhf::aggregation::token_mean(3)}, place.exec);
+    read_result(Place::get(c), to);
+    const auto b = rlhf::token_log_prob_backward<L>(
+        {.logits = x, .label = label, .d_log_prob = up.view(), .d_entropy = up.view()},
+        {.d_logits = x}, {.temperature = 1.3}, place.exec);
+    read_result(Place::get(b), to);
+    log_prob.read(to);
+    entropy.read(to);
+    loss.read(to);
+    for (const auto* const memory : {&logits, &into}) {
+      const thrust::host_vector<L> copy = *memory;
+      for (const L& z : copy) to.push_back(static_cast<double>(static_cast<T>(z)));
+    }
+  });
+}
+
+TEST_CASE_TEMPLATE("device: rows of any number of classes, at any place", L, float, double,
+                   rlhf::bfloat16) {
+  for (const index classes : {1, 2, 15, 16, 17, 31, 1000, 1024, 1025, 2049}) {
+    compare_rows<L>(37, classes, 0, 0, 1);
+    compare_rows<L>(5, classes, 3, 5, 1);
+  }
+  compare_rows<L>(700, 40, 0, 0, 1);
+  compare_rows<L>(4, 2100, 1, 3, 2);
+}
+
+TEST_CASE_TEMPLATE("device: rows that fit no shared memory", L, float, rlhf::bfloat16) {
+  compare_rows<L>(3, 70000, 0, 0, 1);
+  compare_rows<L>(3, 130001, 0, 0, 1);
+}
+
 }  // namespace thrust_test

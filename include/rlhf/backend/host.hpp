@@ -52,17 +52,7 @@ class host_run {
   /// tokens, positions, sequences of a domain; row_weight[i], where wanted, is the sum of a row.
   void count(const token_domain<space>& domain, double* counts, double* row_weight = nullptr) {
     if (arena_.dry()) return;
-    double tokens = 0, positions = 0, sequences = 0;
-    for (index i = 0; i < domain.rows; ++i) {
-      const detail::row_count r = detail::count_row(domain, i);
-      tokens += r.weight;
-      positions += r.positions;
-      sequences += r.positions > 0 ? 1 : 0;
-      if (row_weight != nullptr) row_weight[i] = r.weight;
-    }
-    counts[0] = tokens;
-    counts[1] = positions;
-    counts[2] = sequences;
+    detail::count_rows(domain, counts, row_weight);
   }
 
   /// A contract violation that only the data can show: *count must be 0; what is below 0 is no
@@ -200,30 +190,43 @@ class host_run {
     double decay = 0;
     if constexpr (!detail::has_varying_decay<K>()) decay = kernel.decay;
     const detail::decay_powers<T> powers(decay);
-    detail::scan_sums<K::outputs> all;
+    using sums = detail::scan_sums<K::outputs>;
+    detail::binary_tree<sums> all, group;
+    // The segment [begin, end) is done; the group of rows may be as well.
+    const auto add = [&](const sums& segment, index end) {
+      group.push(segment);
+      if (end % detail::moment_group_rows != 0 && end < rows) return;
+      all.push(group.finish());
+      group = {};
+    };
     if (!shared) {
       scan rows_of(kernel, a, powers);
-      for (index i = 0; i < rows;) all.add(rows_of.segment(i, i));
+      for (index i = 0; i < rows;) {
+        const sums segment = rows_of.segment(i, i);
+        add(segment, i);
+      }
     } else {
       index segments = 0;
       index tokens = 0;
-      for_each(rows, detail::row_positions<space>{a.domain, first});
+      for_each(rows, detail::row_positions<space>{a.domain, a.holes, first});
       for (index i = 0, begin = 0; i < rows; ++i) {
         tokens += first[i];
-        if (tokens < scan::segment_tokens && i + 1 - begin < scan::segment_rows && i + 1 < rows)
+        if (tokens < detail::moment_segment_tokens && (i + 1) % detail::moment_group_rows != 0 &&
+            i + 1 < rows)
           continue;
         first[segments++] = begin;
         begin = i + 1;
         tokens = 0;
       }
+      first[segments] = rows;
       exec_.parallel_for(segments, [&](index s) {
         scan rows_of(kernel, a, powers);
         index end = 0;
         partial[s] = rows_of.segment(first[s], end);
       });
-      for (index s = 0; s < segments; ++s) all.add(partial[s]);
+      for (index s = 0; s < segments; ++s) add(partial[s], first[s + 1]);
     }
-    all.write(figures);
+    all.finish().write(figures);
   }
 
   /// See primitive/group_reduce.hpp. Writes the figures as K::partial does.

@@ -36,6 +36,8 @@ class device_run {
   const Exec& exec_;
   detail::device_arena arena_;
 
+  static constexpr index few_rows = 264;  // two for each multiprocessor of the largest devices
+
   struct refusal {
     const double* count;
     const char* argument;
@@ -127,20 +129,52 @@ class device_run {
   void reverse_scan(const K& kernel, const scan_arguments<K, space>& a, double* figures) {
     using T = typename K::scalar_type;
     using sums = detail::scan_sums<K::outputs>;
+    using pass = detail::scan_pass<K, space>;
     examine(a.domain);
     const index rows = a.domain.rows;
+    const bool masked = a.domain.mask.kind() != mask_kind::none;
+    const bool skips = masked && a.holes == hole_mode::skip;
     const auto mark = arena_.mark();
-    auto* const counts = allocate<double>(3 * rows);
-    auto* const first = allocate<index>(rows + 1);
-    auto* const number = allocate<index>(1);
-    auto* const partial = allocate<sums>(rows);
+    auto map = detail::scan_map<space>::over(a.domain);
+    if (masked) {
+      auto* const size = allocate<detail::scan_row_size>(rows);
+      lanes(rows, detail::size_of_scan_rows<space>{a.domain, a.holes, size});
+      map.size = size;
+    }
+    if (detail::scan_map<space>::plans(a.domain)) {
+      using plan = detail::plan_scan<space>;
+      auto* const planned = allocate<detail::scan_slot>(map.slots);
+      blocks(map.groups, plan::shape, plan{map, planned});
+      map.planned = planned;
+    }
+    auto* const partial = allocate<sums>(map.slots);
     double decay = 0;
     if constexpr (!detail::has_varying_decay<K>()) decay = kernel.decay;
-    lanes(rows, detail::count_lanes<space>{a.domain, counts, nullptr});
-    for_each(1, detail::scan_segments{counts, rows, first, number});
-    for_each(rows, detail::segment_scan<K, space>{kernel, a, detail::decay_powers<T>(decay), first,
-                                                  number, partial});
-    for_each(1, detail::add_scan_sums<K::outputs>{partial, number, figures});
+    pass scan{kernel, a,       detail::decay_powers<T>(decay), map,    detail::scan_plan<K>::over(skips),
+              {},     nullptr, nullptr,                        partial};
+    // Too few rows to busy a device with one block each.
+    if (rows < few_rows && a.domain.columns > map.piece_steps && !skips) {
+      auto* const link = allocate<detail::scan_link>(map.slots * detail::moment_piece_tiles);
+      auto* const carry = allocate<double>(map.slots);
+      scan.link = link;
+      scan.goal = detail::scan_goal::links;
+      blocks(map.slots, scan.plan.shape, scan);
+      for_each(map.slots, detail::carry_of_pieces<K, space>{a, map, link, carry});
+      scan.carry = carry;
+      scan.goal = detail::scan_goal::pieces;
+    }
+    blocks(map.slots, scan.plan.shape, scan);
+    using segments = detail::fold_segments<K, space>;
+    using groups = detail::fold_groups<K::outputs>;
+    auto* from = allocate<sums>(map.groups);
+    blocks(map.groups, segments::shape, segments{kernel, a, map, partial, from});
+    for (index n = map.groups; n >= 0;) {
+      const index left = (n + groups::width - 1) / groups::width;
+      auto* const to = left > 1 ? allocate<sums>(left) : nullptr;
+      blocks(left > 1 ? left : 1, groups::shape, groups{from, n, to, left > 1 ? nullptr : figures});
+      from = to;
+      n = left > 1 ? left : -1;
+    }
     arena_.release(mark);
   }
 
@@ -160,15 +194,19 @@ class device_run {
       first = allocate<index>(domain.rows + 1);
       rank = allocate<index>(slots);
       lanes(domain.rows, detail::count_lanes<space>{domain, counts, nullptr});
-      for_each(1, detail::rank_of_rows{counts, domain.rows, first});
-      for_each(domain.rows, detail::rank_of_tokens<space>{domain, first, slots, rank});
+      blocks(1, detail::rank_of_rows::shape, detail::rank_of_rows{counts, domain.rows, first});
+      blocks(domain.rows, detail::rank_of_tokens<space>::shape,
+             detail::rank_of_tokens<space>{domain, first, slots, rank});
     }
     auto* const partial = allocate<double>(slots * row.size());
-    double* const tops = a.gradient.data != nullptr
-                             ? allocate<double>(slots * detail::row_tiles(a.classes))
-                             : nullptr;
-    if (!arena_.dry() && slots > 0)
-      exec_.launch_lanes(slots, detail::logit_pass<K, L, space>{kernel, a, rank, tops, partial});
+    using pass = detail::logit_pass<K, L, space>;
+    if (!arena_.dry()) {
+      const auto plan = detail::logit_plan::over(a.classes, slots, a.gradient.data != nullptr,
+                                                 a.squares_wanted, a.mean_wanted, pass::bytes,
+                                                 detail::shared_bytes_of(exec_));
+      const pass each{kernel, a, rank, slots, partial, plan, 1 / a.temperature};
+      blocks(each.jobs(), plan.shape, each);
+    }
     fold_to(row, partial, slots, sums, first == nullptr ? nullptr : first + domain.rows);
     arena_.release(mark);
   }
@@ -216,6 +254,11 @@ class device_run {
   void lanes(index n, const F& f) {
     if (arena_.dry() || n <= 0) return;
     exec_.launch_lanes(n, detail::merged_lanes<F>{f});
+  }
+
+  template <class F>
+  void blocks(index n, const detail::block_shape& shape, const F& f) {
+    if (!arena_.dry()) detail::launch_blocks(exec_, n, shape, f);
   }
 
   /// Lengths, offsets and weights lie where the host cannot read them: counts what is wrong, once

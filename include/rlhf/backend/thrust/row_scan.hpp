@@ -1,337 +1,824 @@
 #pragma once
 
 #include "rlhf/backend/host/reverse_scan.hpp"
+#include "rlhf/backend/thrust/scan_map.hpp"
 #include "rlhf/backend/thrust/token_pass.hpp"
 
-// reverse_scan on a device: one thread takes one segment of rows, backwards in blocks of 8, with
-// the arithmetic of the host's scan in the same order.
+// reverse_scan on a device: a block of threads takes a segment of rows, or a piece of a long one,
+// in rounds of up to 1,024 time steps that it keeps in shared memory: a tile of a row, or many short
+// rows. A thread has 8 steps; from block to block the arithmetic is that of the host's scan in the
+// same order.
 
 namespace rlhf::inline RLHF_COMPUTE::detail {
 
-/// Where segments begin: one ends with the row that fills it to 512 valid tokens, or with its 64th.
-/// One thread; `counts` as count_lanes leaves them.
-struct scan_segments {
-  const double* counts;
-  index rows;
-  index* first;  // rows + 1
-  index* number;
-  static constexpr double tokens = 512;
-  static constexpr index most_rows = 64;
+/// What a tile gives to the tiles before it, but for what comes from behind it.
+struct scan_link {
+  double chain;  // x of its first step, from 0
+  double scale;  // what x behind it is multiplied by on the way; 0 where an episode ends
+};
 
-  RLHF_HOST_DEVICE void operator()(index) const {
-    index n = 0;
-    double seen = 0;
-    for (index i = 0, begin = 0; i < rows; ++i) {
-      seen += counts[3 * i + 1];
-      if (seen < tokens && i + 1 - begin < most_rows && i + 1 < rows) continue;
-      first[n++] = begin;
-      begin = i + 1;
-      seen = 0;
+/// The scan of a few long rows goes in three steps: the links of all tiles, the carries of all
+/// pieces, and the scan itself.
+template <class K, class Space>
+struct carry_of_pieces {
+  using T = typename K::scalar_type;
+  scan_arguments<K, Space> a;
+  scan_map<Space> map;
+  const scan_link* link;  // moment_piece_tiles per slot
+  double* carry;          // per slot
+
+  RLHF_HOST_DEVICE void operator()(index slot) const {
+    const scan_slot s = map.at(slot);
+    if (s.first == s.last || s.piece != 0 || s.pieces == 1) return;
+    const index i = s.last - 1;
+    const token_input<T>& end = a.end;
+    const T beyond = end.data == nullptr
+                         ? end.absent
+                         : end.data[i * end.per_row + a.domain.begin(i) * end.per_begin];
+    auto x = static_cast<double>(beyond);
+    for (index p = 1; p < s.pieces && slot + p < map.slots; ++p) {
+      for (index k = 0; k < moment_piece_tiles; ++k) {
+        const scan_link l = link[(slot + p - 1) * moment_piece_tiles + k];
+        x = l.scale > 0 ? math::fma(l.scale, x, l.chain) : l.chain;
+      }
+      carry[slot + p] = x;
     }
-    first[n] = rows;
-    *number = n;
   }
 };
 
-template <int N>
-struct add_scan_sums {
-  const scan_sums<N>* partial;
-  const index* number;
-  double* to;
-  RLHF_HOST_DEVICE void operator()(index) const {
-    scan_sums<N> all;
-    for (index s = 0; s < *number; ++s) all.add(partial[s]);
-    all.write(to);
+/// Where a block's shared memory has what: from the kernel alone.
+template <class K>
+struct scan_plan {
+  using T = typename K::scalar_type;
+  static constexpr int threads = 128;  // blocks of 8 steps in a round
+  static constexpr int pitch = threads + 4;  // neither steps nor blocks meet in one bank
+  static constexpr int steps = static_cast<int>(scan_block_tokens);
+  static constexpr int arrays = K::inputs > K::outputs ? K::inputs : K::outputs;
+  static constexpr int most_parts = static_cast<int>(moment_group_rows);
+
+  /// A row of a round, or a tile of a longer one.
+  struct part {
+    index row, begin, end;  // the last time step is before `end`, where no holes are left out
+    index length;           // of the row: what lies behind is no token
+    int count;              // time steps
+    int first_unit;         // a unit: 8 steps, a thread
+    T after;                // the shifted input behind the last step
+    double carry;           // x behind it
+  };
+  struct round_state {
+    // The next round's begin.
+    index row, tile;
+    index scanned;  // where a row with holes goes on
+    T after;
+    double carry;
+    // This round.
+    index part_length;  // the longest
+    int parts, units;
+    bool in_tiles, fresh;
+    double positions;
+    double shift[at_least_one(K::outputs)];
+  };
+
+  std::size_t x = 0, flag = 0, counted = 0, head = 0, whole = 0, chain = 0, reach = 0, dead = 0,
+              full = 0, owner = 0, round = 0, parts = 0, place = 0, count = 0, found = 0, sums = 0;
+  block_shape shape = {threads, 0};
+
+  static scan_plan over(bool skips) {
+    scan_plan p;
+    shared_plan plan;
+    p.x = plan.take(arrays * steps * pitch, sizeof(T));
+    p.flag = plan.take(K::flags * steps * pitch, 1);
+    p.counted = plan.take(steps * pitch, 1);
+    p.head = plan.take(threads, sizeof(T));
+    p.whole = plan.take(threads, sizeof(T));
+    p.chain = plan.take(threads, sizeof(T));
+    p.reach = plan.take(threads, sizeof(T));
+    p.dead = plan.take(threads, 1);
+    p.full = plan.take(threads, 1);
+    p.owner = plan.take(threads, 1);
+    p.round = plan.take(1, sizeof(round_state));
+    p.parts = plan.take(most_parts, sizeof(part));
+    p.place = plan.take(skips ? threads * steps : 0, sizeof(index));
+    p.count = plan.take(threads, sizeof(int));
+    p.found = plan.take(most_parts, sizeof(int));
+    p.sums = plan.take(2 * threads, sizeof(double));
+    p.shape.shared_bytes = plan.used;
+    return p;
   }
+};
+
+enum class scan_goal : unsigned char {
+  all,     ///< rows from their end to their beginning, one block to a row
+  links,   ///< only what tiles give to each other
+  pieces,  ///< a block to each piece, whose carries are known
 };
 
 template <class K, class Space>
-struct segment_scan {
+struct scan_pass {
   using T = typename K::scalar_type;
   using V = math::scalar_lane<T>;
   using lanes = scan_lanes<V, K>;
-  static constexpr int block = static_cast<int>(scan_block_tokens);
+  using plan_type = scan_plan<K>;
+  using part = typename plan_type::part;
+  using round_state = typename plan_type::round_state;
+  static constexpr int steps = static_cast<int>(scan_block_tokens);
+  static constexpr int pitch = plan_type::pitch;
+  static constexpr int threads = plan_type::threads;
   static constexpr int outputs = K::outputs;
   static constexpr bool varying = has_varying_decay<K>();
+  static_assert(outputs <= 4, "threads of a block are set aside for the moments of 4 outputs");
 
   K kernel;
   scan_arguments<K, Space> a;
   decay_powers<T> power;
-  const index* first;
-  const index* number;
+  scan_map<Space> map;
+  plan_type plan;
+  scan_goal goal;
+  scan_link* link;      // of each tile of each slot; written for links
+  const double* carry;  // of each slot; read for pieces
   scan_sums<K::outputs>* partial;
 
-  /// Moments of a segment: 8 lanes by place in a block, and what is left beside whole blocks.
-  struct moments {
-    bool fresh = true;
-    double shift[at_least_one(outputs)] = {};
-    double sum[at_least_one(outputs)][block] = {};
-    double square[at_least_one(outputs)][block] = {};
-    double odd_sum[at_least_one(outputs)] = {};
-    double odd_square[at_least_one(outputs)] = {};
-  };
-
-  struct row {
-    index i, begin, mask_at, mask_step;
-    bool masked;
-  };
-
-  RLHF_HOST_DEVICE void operator()(index s) const {
-    if (s >= *number) return;
-    moments m;
-    double positions = 0;
-    for (index i = first[s]; i < first[s + 1]; ++i) positions += run_row(i, m);
-    scan_sums<K::outputs> sums;
-    sums.positions = positions;
-    for (int k = 0; k < outputs; ++k) {
-      sums.shift[k] = m.shift[k];
-      sums.sum[k] = add_block(m.sum[k]) + m.odd_sum[k];
-      sums.square[k] = add_block(m.square[k]) + m.odd_square[k];
+  template <class Block>
+  RLHF_HOST_DEVICE void operator()(const Block& block, index slot) const {
+    const scan_slot s = map.at(slot);
+    if (s.first == s.last) {
+      block.each([&](int t) {
+        if (t == 0 && goal != scan_goal::links) partial[slot] = {};
+      });
+      return;
     }
-    if (!sums.finite())
-      for (index i = first[s]; i < first[s + 1]; ++i) sums.nonfinite += recount(i);
-    partial[s] = sums;
+    if (goal == scan_goal::all && s.piece != 0) return;
+    if (goal == scan_goal::links && s.piece + 1 == s.pieces) return;
+    pass_of<Block> pass{*this, block, slot, s};
+    pass.run();
   }
 
  private:
-  RLHF_HOST_DEVICE static double add_block(const double* x) {
-    double lane[block];
-    for (int l = 0; l < block; ++l) lane[l] = x[l];
-    for (int half = block / 2; half > 0; half /= 2)
-      for (int l = 0; l < half; ++l) lane[l] += lane[l + half];
-    return lane[0];
-  }
+  struct eight {
+    lanes t[steps];
+    T x[steps];
+  };
+  struct moments {
+    double sum, square;
+  };
 
-  RLHF_HOST_DEVICE row open(index i) const {
-    return {i, a.domain.begin(i), a.domain.mask_offset(i), a.domain.mask_stride(),
-            a.domain.mask.kind() != mask_kind::none};
-  }
-  RLHF_HOST_DEVICE bool valid(const row& r, index j) const {
-    return !r.masked || a.domain.mask.at(r.mask_at + j * r.mask_step) > 0;
-  }
-  RLHF_HOST_DEVICE static T of_row(const token_input<T>& x, const row& r) {
-    return x.data == nullptr ? x.absent : x.data[r.i * x.per_row + r.begin * x.per_begin];
-  }
-  RLHF_HOST_DEVICE void clear(const row& r, index j) const {
-    for (int k = 0; k < outputs; ++k) {
-      const token_output<T>& y = a.out[k];
-      if (y.data == nullptr || y.accumulate) continue;
-      y.data[r.i * y.per_row + r.begin * y.per_begin + j * y.stride] = T(0);
-    }
-  }
-  RLHF_HOST_DEVICE void put(const row& r, index j, const T* value) const {
-    for (int k = 0; k < outputs; ++k) {
-      const token_output<T>& y = a.out[k];
-      if (y.data == nullptr) continue;
-      T& to = y.data[r.i * y.per_row + r.begin * y.per_begin + j * y.stride];
-      to = y.accumulate ? to + value[k] : value[k];
-    }
-  }
-
-  /// The inputs of step j; at a hole with hole_mode::zero they are 0.
-  RLHF_HOST_DEVICE void load(const row& r, index j, bool blank, lanes& t) const {
-    for (int k = 0; k < K::inputs; ++k) {
-      const token_input<T>& x = a.in[k];
-      t.in[k] = x.data == nullptr ? x.absent
-                : blank           ? T(0)
-                                  : x.data[r.i * x.per_row + r.begin * x.per_begin + j * x.stride];
-    }
-    for (int k = 0; k < K::flags; ++k) {
-      const token_flags& f = a.flag[k];
-      t.flag[k] = f.data != nullptr && !blank &&
-                  f.data[r.i * f.per_row + r.begin * f.per_begin + j * f.stride] != 0;
-    }
+  RLHF_HOST_DEVICE static V lane_of(T x) { return math::constant<V>(x); }
+  RLHF_HOST_DEVICE static T fused(T x, T y, T z) {
+    return math::first(math::fma(lane_of(x), lane_of(y), lane_of(z)));
   }
   RLHF_HOST_DEVICE static bool flagged(const lanes& t) {
     bool any = false;
     for (int k = 0; k < K::flags; ++k) any = any || t.flag[k];
     return any;
   }
+  RLHF_HOST_DEVICE T of_row(const token_input<T>& x, index i) const {
+    return x.data == nullptr ? x.absent
+                             : x.data[i * x.per_row + a.domain.begin(i) * x.per_begin];
+  }
+  RLHF_HOST_DEVICE bool decays() const {
+    if constexpr (varying)
+      return true;
+    else
+      return kernel.decay > 0;
+  }
   /// x of one step after its b, from the x that follows it.
   RLHF_HOST_DEVICE void advance(lanes& t, T later) const {
     bool stops = flagged(t);
-    V decay = math::constant<V>(power.one);
+    V decay = lane_of(power.one);
     if constexpr (varying) {
       decay = t.a;
       stops = stops || math::first(t.a) == T(0);
     } else {
       stops = stops || !(kernel.decay > 0);
     }
-    t.x = stops ? t.b : math::fma(decay, math::constant<V>(later), t.b);
+    t.x = stops ? t.b : math::fma(decay, lane_of(later), t.b);
     kernel.emit(t);
   }
 
-  RLHF_HOST_DEVICE static V lane_of(T x) { return math::constant<V>(x); }
-  RLHF_HOST_DEVICE static T fused(T x, T y, T z) {
-    return math::first(math::fma(lane_of(x), lane_of(y), lane_of(z)));
-  }
+  template <class Block>
+  struct pass_of {
+    const scan_pass& pass;
+    const Block& block;
+    const index slot;
+    const scan_slot segment;
 
-  /// x of a block's 8 steps from their b, and what the next block needs.
-  RLHF_HOST_DEVICE void solve(lanes* t, index m, T& chain, T& outer, T& reach, double& held) const {
-    T x[block];
-    for (int l = 0; l < block; ++l) x[l] = math::first(t[l].b);
-    if constexpr (varying) {
-      T c[block];
-      for (int l = 0; l < block; ++l) c[l] = math::first(t[l].a);
-      const auto combine = [&](int l, T later, T later_c) {
-        x[l] = fused(c[l], c[l] == T(0) ? T(0) : later, x[l]);
-        c[l] = math::first(lane_of(c[l]) * lane_of(later_c));
-      };
-      for (int d = 1; d <= 2; ++d)
-        for (int l = 0; l < block; ++l)
-          combine(l, l % 4 + d < 4 ? x[l + d] : T(0), l % 4 + d < 4 ? c[l + d] : T(1));
-      const T middle = x[4], middle_c = c[4];
-      for (int l = 0; l < block; ++l) combine(l, l < 4 ? middle : T(0), l < 4 ? middle_c : T(1));
-      const T total = fused(reach, reach == T(0) ? T(0) : outer, chain);
-      const T whole = c[0];
-      chain = fused(whole, whole == T(0) ? T(0) : chain, x[0]);
-      reach = math::first(lane_of(reach) * lane_of(whole));
-      for (int l = 0; l < block; ++l) x[l] = fused(c[l], c[l] == T(0) ? T(0) : total, x[l]);
-    } else if (kernel.decay > 0) {
-      bool stops = false;
-      for (int l = 0; l < block; ++l) stops = stops || flagged(t[l]);
-      if (!stops) {
-        const T total = fused(power.block[m], outer, chain);
-        for (int l = 0; l < block; ++l)
-          x[l] = fused(power.one, l % 4 + 1 < 4 ? x[l + 1] : T(0), x[l]);
-        for (int l = 0; l < block; ++l)
-          x[l] = fused(power.two, l % 4 + 2 < 4 ? x[l + 2] : T(0), x[l]);
-        const T middle = x[4];
-        for (int l = 0; l < block; ++l)
-          x[l] = fused(power.to_middle[l], l < 4 ? middle : T(0), x[l]);
-        chain = fused(power.eight, chain, x[0]);
-        for (int l = 0; l < block; ++l) x[l] = fused(power.to_end[l], total, x[l]);
-      } else {
-        T next = fused(power.block[m], outer, chain);
-        for (int l = block; l-- > 0;) {
-          if (!flagged(t[l])) x[l] = fused(power.one, next, x[l]);
-          next = x[l];
+    const scan_arguments<K, Space>& a = pass.a;
+    const bool masked = a.domain.mask.kind() != mask_kind::none;
+    const bool skips = masked && a.holes == hole_mode::skip;
+    const bool blanks = masked && a.holes == hole_mode::zero;
+    T* const x = block.template shared<T>(pass.plan.x);
+    std::uint8_t* const flag = block.template shared<std::uint8_t>(pass.plan.flag);
+    std::uint8_t* const counted = block.template shared<std::uint8_t>(pass.plan.counted);
+    T* const head = block.template shared<T>(pass.plan.head);
+    T* const whole = block.template shared<T>(pass.plan.whole);
+    T* const chain = block.template shared<T>(pass.plan.chain);
+    T* const reach = block.template shared<T>(pass.plan.reach);
+    std::uint8_t* const dead = block.template shared<std::uint8_t>(pass.plan.dead);
+    std::uint8_t* const full = block.template shared<std::uint8_t>(pass.plan.full);
+    std::uint8_t* const owner = block.template shared<std::uint8_t>(pass.plan.owner);
+    round_state* const round = block.template shared<round_state>(pass.plan.round);
+    part* const parts = block.template shared<part>(pass.plan.parts);
+    index* const place = block.template shared<index>(pass.plan.place);
+    int* const count = block.template shared<int>(pass.plan.count);
+    int* const found = block.template shared<int>(pass.plan.found);
+    double* const sums = block.template shared<double>(pass.plan.sums);
+
+    typename Block::template own<eight> mine = {};
+    typename Block::template own<moments> moment = {};
+
+    RLHF_HOST_DEVICE void run() {
+      begin();
+      index piece = segment.piece;
+      for (;;) {
+        plan_round();
+        const int n = round->parts;
+        if (n == 0) break;
+        if (skips) find_places();
+        load();
+        step();
+        connect();
+        if (pass.goal == scan_goal::links) continue;
+        apply();
+        add_moments();
+        store();
+        if (round->in_tiles && round->tile % moment_piece_tiles == 0 &&
+            piece + 1 < segment.pieces && pass.goal == scan_goal::all)
+          end_piece(piece++);
+      }
+      if (pass.goal != scan_goal::links) end_piece(piece);
+    }
+
+   private:
+    RLHF_HOST_DEVICE bool is_counted(int l, int u) const {
+      return !masked || skips || counted[l * pitch + u] != 0;
+    }
+
+    RLHF_HOST_DEVICE void begin() {
+      block.each([&](int t) {
+        moment[t] = {0, 0};
+        if (t != 0) return;
+        round_state r = {};
+        r.fresh = true;
+        r.row = segment.piece == 0 && pass.goal != scan_goal::links ? segment.first
+                                                                     : segment.last - 1;
+        r.tile = segment.piece * moment_piece_tiles;
+        if (segment.piece > 0) {
+          // Its moments are about the last token of the segment's first row, as in piece 0.
+          const index i = segment.last - 1, end = pass.map.steps(i) - r.tile * scan_tile_tokens;
+          if constexpr (K::shifted >= 0) {
+            const token_input<T>& next = a.in[K::shifted];
+            if (next.data == nullptr)
+              r.after = next.absent;
+            else if (blanks && !valid(i, end))
+              r.after = T(0);
+            else
+              r.after = next.data[i * next.per_row + a.domain.begin(i) * next.per_begin +
+                                  end * next.stride];
+          }
+          r.carry = pass.goal == scan_goal::pieces ? pass.carry[slot] : 0;
+          if (pass.goal == scan_goal::pieces) choose_shift(r);
         }
-        chain = next;
-        outer = T(0);
-        held = 0;
+        *round = r;
+      });
+    }
+    RLHF_HOST_DEVICE bool valid(index i, index j) const {
+      return a.domain.mask.at(a.domain.mask_offset(i) + j * a.domain.mask_stride()) > 0;
+    }
+    /// As the segment's first piece chose it. No row here has holes that are left out.
+    RLHF_HOST_DEVICE void choose_shift(round_state& r) const {
+      index i = segment.first;
+      while (i + 1 < segment.last && pass.map.steps(i) == 0) ++i;
+      const index j = pass.map.steps(i) - 1, begin = a.domain.begin(i);
+      lanes t = {};
+      for (int k = 0; k < K::inputs; ++k) {
+        const token_input<T>& in = a.in[k];
+        t.in[k] = in.data == nullptr
+                      ? in.absent
+                      : in.data[i * in.per_row + begin * in.per_begin + j * in.stride];
+      }
+      for (int k = 0; k < K::flags; ++k) {
+        const token_flags& f = a.flag[k];
+        t.flag[k] = f.data != nullptr &&
+                    f.data[i * f.per_row + begin * f.per_begin + j * f.stride] != 0;
+      }
+      if constexpr (K::shifted >= 0) t.next = lane_of(pass.of_row(a.after, i));
+      pass.kernel.step(t);
+      pass.advance(t, pass.of_row(a.end, i));
+      for (int k = 0; k < outputs; ++k) r.shift[k] = static_cast<double>(math::first(t.out[k]));
+      r.fresh = false;
+    }
+
+    /// The rows that the next round takes, or the tile.
+    RLHF_HOST_DEVICE void plan_round() const {
+      constexpr int most = plan_type::most_parts;
+      block.each([&](int t) {
+        if (t >= most) return;
+        const index i = round->row + t;
+        const index n = i < segment.last ? pass.map.steps(i) : -1;
+        count[t] = n > scan_tile_tokens ? static_cast<int>(scan_tile_tokens) + 1
+                                        : static_cast<int>(n);
+      });
+      block.each([&](int t) {
+        if (t >= most) return;
+        int units = 0, q = 0;
+        for (; q < most; ++q) {
+          if (count[q] < 0 || count[q] > scan_tile_tokens) break;
+          const int more = (count[q] + steps - 1) / steps;
+          if (units + more > threads) break;
+          if (q == t) open(t, units);
+          units += more;
+          if (q > t) break;
+        }
+        // Thread 0 has seen them all; for the first that does not fit there may be a tile.
+        if (t != 0) return;
+        for (q = 0, units = 0; q < most; ++q) {
+          if (count[q] < 0 || count[q] > scan_tile_tokens) break;
+          const int more = (count[q] + steps - 1) / steps;
+          if (units + more > threads) break;
+          units += more;
+        }
+        round_state& r = *round;
+        r.in_tiles = q == 0 && count[0] > scan_tile_tokens;
+        if (r.in_tiles) {
+          const index left = pass.map.steps(r.row) - r.tile * scan_tile_tokens;
+          open(0, 0);
+          part& p = parts[0];
+          p.count = static_cast<int>(left < scan_tile_tokens ? left : scan_tile_tokens);
+          p.end = left;
+          if (r.tile > 0) {
+            p.after = r.after;
+            p.carry = r.carry;
+          } else {
+            r.scanned = p.length;
+          }
+          q = 1;
+          units = (p.count + steps - 1) / steps;
+        }
+        r.parts = q;
+        r.units = units;
+      });
+      const int n = round->parts;
+      block.each([&](int t) {
+        for (int q = t; q < n; q += threads) {
+          const part& p = parts[q];
+          for (int u = 0; u * steps < p.count; ++u) {
+            owner[p.first_unit + u] = static_cast<std::uint8_t>(q);
+            full[p.first_unit + u] = (u + 1) * steps <= p.count ? 1 : 0;
+          }
+        }
+      });
+    }
+    RLHF_HOST_DEVICE void open(int q, int first_unit) const {
+      part p = {};
+      p.row = round->row + q;
+      p.begin = a.domain.begin(p.row);
+      p.count = count[q];
+      p.end = p.count;
+      p.length = a.domain.length(p.row);
+      p.first_unit = first_unit;
+      p.after = pass.of_row(a.after, p.row);
+      p.carry = static_cast<double>(pass.of_row(a.end, p.row));
+      parts[q] = p;
+    }
+
+    /// +0 where no token is, unless the output is added to.
+    RLHF_HOST_DEVICE void clear(const part& p, index j) const {
+      for (int k = 0; k < outputs; ++k) {
+        const token_output<T>& y = a.out[k];
+        if (y.data == nullptr || y.accumulate) continue;
+        y.data[p.row * y.per_row + p.begin * y.per_begin + j * y.stride] = T(0);
       }
     }
-    for (int l = 0; l < block; ++l) {
-      t[l].x = lane_of(x[l]);
-      kernel.emit(t[l]);
-    }
-  }
 
-  RLHF_HOST_DEVICE double run_row(index i, moments& moment) const {
-    const row r = open(i);
-    index end = a.domain.length(i);
-    while (end > 0 && !valid(r, end - 1)) --end;
-    for (index j = end; j < a.domain.slots(i); ++j) clear(r, j);
-    if (end == 0) return 0;
-    const bool skip = r.masked && a.holes == hole_mode::skip;
-    const bool zero = r.masked && a.holes == hole_mode::zero;
-    double carry = static_cast<double>(of_row(a.end, r));
-    T chain = T(0), outer = static_cast<T>(carry), reach = T(1);
-    [[maybe_unused]] T next = of_row(a.after, r);
-    double held = carry;
-    double positions = 0;
-    index m = 0;  // blocks of this tile
-    index j = end;
-    while (j > 0) {
-      // The 8 steps before j, or all there are.
-      lanes t[block];
-      index at[block];
-      bool counts[block];
-      int n = 0;
-      while (j > 0 && n < block) {
-        --j;
-        const bool here = valid(r, j);
-        if (!here && skip) {
-          clear(r, j);
-          continue;
+    /// Where the valid tokens of rows with holes are, from their ends; holes are cleared on the
+    /// way. As many threads for each row as there are.
+    RLHF_HOST_DEVICE void find_places() const {
+      const int n = round->parts;
+      int team = threads;
+      while (team > 1 && team * n > threads) team /= 2;
+      const int reach_of_team = team * steps;
+      const bool in_tiles = round->in_tiles;
+      block.each([&](int t) {
+        for (int q = t; q < n; q += threads) found[q] = 0;
+        if (t != 0) return;
+        index most = 0;
+        for (int q = 0; q < n; ++q) {
+          const index from = in_tiles ? round->scanned : parts[q].length;
+          most = from > most ? from : most;
         }
-        const int l = block - 1 - n++;
-        load(r, j, zero && !here, t[l]);
+        round->part_length = most;
+      });
+      const index longest = round->part_length;
+      for (index done = 0; done < longest; done += reach_of_team) {
+        if (in_tiles && found[0] >= parts[0].count && parts[0].end > parts[0].count) break;
+        block.each([&](int t) {
+          const int q = t / team;
+          if (q >= n) return;
+          const part& p = parts[q];
+          const index from = (in_tiles ? round->scanned : p.length) - done - (t % team) * steps;
+          int number = 0;
+          for (int b = 1; b <= steps && from - b >= 0; ++b) number += valid(p.row, from - b) ? 1 : 0;
+          count[t] = number;
+        });
+        block.each([&](int t) {
+          const int q = t / team;
+          if (q >= n) return;
+          const part& p = parts[q];
+          const index from = (in_tiles ? round->scanned : p.length) - done - (t % team) * steps;
+          int e = found[q];
+          for (int other = t / team * team; other < t; ++other) e += count[other];
+          for (int b = 1; b <= steps && from - b >= 0; ++b) {
+            if (!valid(p.row, from - b)) {
+              clear(p, from - b);
+              continue;
+            }
+            if (e < p.count) place[p.first_unit * steps + e] = from - b;
+            ++e;
+          }
+        });
+        block.each([&](int t) {
+          const int q = t / team;
+          if (t % team != 0 || q >= n) return;
+          int all = found[q];
+          for (int other = t; other < t + team; ++other) all += count[other];
+          found[q] = all;
+        });
+      }
+      block.each([&](int t) {
+        if (t == 0 && in_tiles && parts[0].count > 0) round->scanned = place[parts[0].count - 1];
+      });
+    }
+
+    /// Step e of a part, from its end, in memory.
+    RLHF_HOST_DEVICE index position(const part& p, int e) const {
+      return skips ? place[p.first_unit * steps + e] : p.end - 1 - e;
+    }
+
+    RLHF_HOST_DEVICE void load() const {
+      constexpr int ahead = 4;
+      const int n = round->units * steps;
+      block.each([&](int t) {
+        for (int s = t; s < n; s += threads * ahead) {
+          T value[ahead][static_cast<std::size_t>(at_least_one(K::inputs))];
+          std::uint8_t flags[ahead][static_cast<std::size_t>(at_least_one(K::flags))];
+          bool here[ahead];
+          for (int h = 0; h < ahead; ++h) {
+            const int at = s + h * threads;
+            here[h] = false;
+            for (int k = 0; k < K::inputs; ++k) value[h][k] = T(0);
+            for (int k = 0; k < K::flags; ++k) flags[h][k] = 0;
+            if (at >= n) continue;
+            const int u = at / steps;
+            const part& p = parts[owner[u]];
+            const int e = at - p.first_unit * steps;
+            if (e >= p.count) continue;
+            const index j = position(p, e);
+            here[h] = !masked || skips || valid(p.row, j);
+            const bool blank = blanks && !here[h];
+            for (int k = 0; k < K::inputs; ++k) {
+              const token_input<T>& in = a.in[k];
+              value[h][k] = in.data == nullptr ? in.absent
+                            : blank            ? T(0)
+                                    : in.data[p.row * in.per_row + p.begin * in.per_begin +
+                                              j * in.stride];
+            }
+            for (int k = 0; k < K::flags; ++k) {
+              const token_flags& f = a.flag[k];
+              flags[h][k] =
+                  f.data != nullptr && !blank &&
+                          f.data[p.row * f.per_row + p.begin * f.per_begin + j * f.stride] != 0
+                      ? 1
+                      : 0;
+            }
+          }
+          for (int h = 0; h < ahead; ++h) {
+            const int at = s + h * threads;
+            if (at >= n) continue;
+            const int to = (steps - 1 - at % steps) * pitch + at / steps;
+            for (int k = 0; k < K::inputs; ++k) x[k * steps * pitch + to] = value[h][k];
+            for (int k = 0; k < K::flags; ++k) flag[k * steps * pitch + to] = flags[h][k];
+            if (masked && !skips) counted[to] = here[h] ? 1 : 0;
+          }
+        }
+      });
+    }
+
+    /// b of each step, x of whole blocks as if nothing came after them.
+    RLHF_HOST_DEVICE void step() {
+      const int n = round->units;
+      block.each([&](int t) {
+        if (t >= n) return;
+        eight& my = mine[t];
+        const part& p = parts[owner[t]];
+        const bool first = t == p.first_unit;
+        for (int l = 0; l < steps; ++l) {
+          for (int k = 0; k < K::inputs; ++k)
+            my.t[l].in[k] = lane_of(x[(k * steps + l) * pitch + t]);
+          for (int k = 0; k < K::flags; ++k)
+            my.t[l].flag[k] = flag[(k * steps + l) * pitch + t] != 0;
+        }
         if constexpr (K::shifted >= 0) {
-          t[l].next = lane_of(next);
-          next = math::first(t[l].in[K::shifted >= 0 ? K::shifted : 0]);
+          for (int l = 0; l + 1 < steps; ++l) my.t[l].next = my.t[l + 1].in[K::shifted];
+          my.t[steps - 1].next =
+              lane_of(first ? p.after : x[K::shifted * steps * pitch + t - 1]);
+          // Of the part's first step: what a tile before it needs.
+          if (round->in_tiles && t + 1 == n)
+            round->after = x[(K::shifted * steps + (n * steps - p.count)) * pitch + t];
         }
-        kernel.step(t[l]);
-        at[l] = j;
-        counts[l] = here;
-        positions += here ? 1 : 0;
-      }
-      if (moment.fresh && n > 0) {
-        lanes last = t[block - 1];
-        advance(last, static_cast<T>(carry));
-        for (int k = 0; k < outputs; ++k)
-          moment.shift[k] = static_cast<double>(math::first(last.out[k]));
-        moment.fresh = false;
-      }
-      if (n == block) {
-        solve(t, m, chain, outer, reach, held);
-        for (int l = 0; l < block; ++l) {
-          T y[at_least_one(outputs)] = {};
-          for (int k = 0; k < outputs; ++k) y[k] = math::first(t[l].out[k]) + T(0);
-          if (!counts[l]) {
-            clear(r, at[l]);
-            continue;
-          }
-          put(r, at[l], y);
-          for (int k = 0; k < outputs; ++k) {
-            const double d = static_cast<double>(y[k]) - moment.shift[k];
-            moment.sum[k][l] = moment.sum[k][l] + d;
-            moment.square[k][l] = math::fma(d, d, moment.square[k][l]);
-          }
+        for (int l = 0; l < steps; ++l) {
+          pass.kernel.step(my.t[l]);
+          my.x[l] = math::first(my.t[l].b);
         }
-        if (++m == scan_tile_tokens / scan_block_tokens) {
-          const double scale = varying ? static_cast<double>(reach) : power.tile;
-          carry = static_cast<double>(chain);
-          if (scale > 0) carry = math::fma(scale, held, carry);
-          chain = T(0);
-          outer = static_cast<T>(carry);
-          reach = T(1);
-          held = carry;
-          m = 0;
-        }
-        continue;
-      }
-      // The row begins inside this block: one by one.
-      const T reached = varying ? reach : power.block[m];
-      T later = reached > T(0) ? fused(reached, outer, chain) : chain;
-      for (int l = block; l-- > block - n;) {
-        advance(t[l], later);
-        later = math::first(t[l].x);
-        T y[at_least_one(outputs)] = {};
-        for (int k = 0; k < outputs; ++k) y[k] = math::first(t[l].out[k]) + T(0);
-        if (!counts[l]) {
-          clear(r, at[l]);
-          continue;
-        }
-        put(r, at[l], y);
-        for (int k = 0; k < outputs; ++k) {
-          const double d = static_cast<double>(y[k]) - moment.shift[k];
-          moment.odd_sum[k] += d;
-          moment.odd_square[k] = math::fma(d, d, moment.odd_square[k]);
-        }
-      }
+        if (full[t] != 0) solve(my, t);
+      });
     }
-    return positions;
-  }
+    RLHF_HOST_DEVICE void solve(eight& my, int t) const {
+      const decay_powers<T>& power = pass.power;
+      T* const y = my.x;
+      if constexpr (varying) {
+        T c[steps];
+        for (int l = 0; l < steps; ++l) c[l] = math::first(my.t[l].a);
+        const auto combine = [&](int l, T later, T later_c) {
+          y[l] = fused(c[l], c[l] == T(0) ? T(0) : later, y[l]);
+          c[l] = math::first(lane_of(c[l]) * lane_of(later_c));
+        };
+        for (int d = 1; d <= 2; ++d)
+          for (int l = 0; l < steps; ++l)
+            combine(l, l % 4 + d < 4 ? y[l + d] : T(0), l % 4 + d < 4 ? c[l + d] : T(1));
+        const T middle = y[4], middle_c = c[4];
+        for (int l = 0; l < steps; ++l) combine(l, l < 4 ? middle : T(0), l < 4 ? middle_c : T(1));
+        for (int l = 0; l < steps; ++l) my.t[l].a = lane_of(c[l]);
+        whole[t] = c[0];
+        dead[t] = 0;
+      } else if (pass.decays()) {
+        bool stops = false;
+        for (int l = 0; l < steps; ++l) stops = stops || flagged(my.t[l]);
+        dead[t] = stops ? 1 : 0;
+        if (stops) {
+          // Behind the last end of an episode comes what does not count; `head` is right.
+          T next = T(0);
+          for (int l = steps; l-- > 0;)
+            next = flagged(my.t[l]) ? y[l] : fused(power.one, next, y[l]);
+          head[t] = next;
+          return;
+        }
+        for (int l = 0; l < steps; ++l) y[l] = fused(power.one, l % 4 + 1 < 4 ? y[l + 1] : T(0), y[l]);
+        for (int l = 0; l < steps; ++l) y[l] = fused(power.two, l % 4 + 2 < 4 ? y[l + 2] : T(0), y[l]);
+        const T middle = y[4];
+        for (int l = 0; l < steps; ++l)
+          y[l] = fused(power.to_middle[l], l < 4 ? middle : T(0), y[l]);
+      }
+      head[t] = y[0];
+    }
 
-  /// Valid tokens of row i whose inputs are not finite.
-  RLHF_HOST_DEVICE double recount(index i) const {
-    const row r = open(i);
-    double bad = 0;
-    bool last = true;
-    for (index j = a.domain.length(i); j-- > 0;) {
-      if (!valid(r, j)) continue;
-      lanes t;
-      load(r, j, false, t);
-      bool usable = kernel.usable(t);
-      if (last)
-        usable = usable && math::is_finite(of_row(a.after, r)) && math::is_finite(of_row(a.end, r));
-      last = false;
-      bad += usable ? 0 : 1;
+    /// From block to block of each part. `chain` becomes what comes from behind a block, `reach`
+    /// the power of the decay that takes the carry there, `dead` whether an episode's end is
+    /// between.
+    RLHF_HOST_DEVICE void connect() const {
+      const int n = round->parts;
+      block.each([&](int q) {
+        if (q >= n) return;
+        const decay_powers<T>& power = pass.power;
+        const part& p = parts[q];
+        const int blocks = p.count / steps;
+        const bool rest = p.count % steps != 0;
+        constexpr int batch = 8;
+        T from = T(0);
+        [[maybe_unused]] T far = T(1);
+        bool ended = false;
+        for (int m = 0; m < blocks; m += batch) {
+          const int size = blocks - m < batch ? blocks - m : batch;
+          const int u = p.first_unit + m;
+          T h[batch], to[batch], w[batch], r[batch];
+          bool stops[batch], before[batch];
+          for (int k = 0; k < batch; ++k) {
+            const int at = k < size ? u + k : u;
+            h[k] = head[at];
+            if constexpr (varying) w[k] = whole[at];
+            stops[k] = pass.decays() && dead[at] != 0;
+          }
+          for (int k = 0; k < batch; ++k) {
+            if (k >= size) break;
+            to[k] = from;
+            before[k] = ended;
+            if constexpr (varying) {
+              r[k] = far;
+              from = fused(w[k], w[k] == T(0) ? T(0) : from, h[k]);
+              far = math::first(lane_of(far) * lane_of(w[k]));
+            } else if (stops[k]) {
+              from = h[k];
+              ended = true;
+            } else if (pass.decays()) {
+              from = fused(power.eight, from, h[k]);
+            }
+          }
+          for (int k = 0; k < batch; ++k) {
+            if (k >= size) break;
+            chain[u + k] = to[k];
+            if constexpr (varying) reach[u + k] = r[k];
+            dead[u + k] = static_cast<std::uint8_t>((before[k] ? 1 : 0) + (stops[k] ? 2 : 0));
+          }
+        }
+        if (rest) {
+          chain[p.first_unit + blocks] = from;
+          if constexpr (varying) reach[p.first_unit + blocks] = far;
+          dead[p.first_unit + blocks] = ended ? 1 : 0;
+        }
+        if (!round->in_tiles) {
+          if (q == 0) round->row += n;
+          return;
+        }
+        round_state& r = *round;
+        if (!rest) {
+          double scale = power.tile;
+          if constexpr (varying) scale = static_cast<double>(far);
+          if (ended) scale = 0;
+          const auto x_of_first = static_cast<double>(from);
+          if (pass.goal == scan_goal::links)
+            pass.link[slot * moment_piece_tiles + r.tile % moment_piece_tiles] = {x_of_first, scale};
+          r.carry = scale > 0 ? math::fma(scale, p.carry, x_of_first) : x_of_first;
+        }
+        ++r.tile;
+        const bool to_piece_end = pass.goal != scan_goal::all && r.tile % moment_piece_tiles == 0;
+        if (p.end <= p.count || to_piece_end) ++r.row;
+      });
     }
-    return bad;
-  }
+
+    RLHF_HOST_DEVICE void apply() {
+      const int n = round->units;
+      block.each([&](int t) {
+        if (t >= n) return;
+        const decay_powers<T>& power = pass.power;
+        eight& my = mine[t];
+        const part& p = parts[owner[t]];
+        const int m = t - p.first_unit;
+        const bool ended = (dead[t] & 1) != 0, stops = (dead[t] & 2) != 0;
+        const T outer = ended ? T(0) : static_cast<T>(p.carry);
+        // The moments of a segment are about the outputs of its first row's last token.
+        if (round->fresh && m == 0 && earlier_are_empty(owner[t])) {
+          lanes last = my.t[steps - 1];
+          pass.advance(last, static_cast<T>(p.carry));
+          for (int k = 0; k < outputs; ++k)
+            round->shift[k] = static_cast<double>(math::first(last.out[k]));
+        }
+        if (full[t] != 0) {
+          T* const y = my.x;
+          if constexpr (varying) {
+            const T total = fused(reach[t], reach[t] == T(0) ? T(0) : outer, chain[t]);
+            for (int l = 0; l < steps; ++l) {
+              const T c = math::first(my.t[l].a);
+              y[l] = fused(c, c == T(0) ? T(0) : total, y[l]);
+            }
+          } else if (pass.decays()) {
+            const T total = fused(power.block[m], outer, chain[t]);
+            if (!stops) {
+              for (int l = 0; l < steps; ++l) y[l] = fused(power.to_end[l], total, y[l]);
+            } else {
+              T next = total;
+              for (int l = steps; l-- > 0;) {
+                if (!flagged(my.t[l])) y[l] = fused(power.one, next, y[l]);
+                next = y[l];
+              }
+            }
+          }
+          for (int l = 0; l < steps; ++l) {
+            my.t[l].x = lane_of(y[l]);
+            pass.kernel.emit(my.t[l]);
+          }
+        } else {
+          // The row begins inside this block: one by one.
+          T reached = power.block[m];
+          if constexpr (varying) reached = reach[t];
+          T later = reached > T(0) ? fused(reached, outer, chain[t]) : chain[t];
+          const int begins = steps - p.count % steps;
+          for (int l = steps; l-- > 0;) {
+            if (l < begins) break;
+            pass.advance(my.t[l], later);
+            later = math::first(my.t[l].x);
+          }
+        }
+        for (int k = 0; k < outputs; ++k)
+          for (int l = 0; l < steps; ++l)
+            x[(k * steps + l) * pitch + t] = math::first(my.t[l].out[k]) + T(0);  // never −0
+      });
+    }
+    RLHF_HOST_DEVICE bool earlier_are_empty(int q) const {
+      for (int k = 0; k < q; ++k)
+        if (parts[k].count > 0) return false;
+      return true;
+    }
+
+    /// 8 lanes for each output, and what is left beside whole blocks.
+    RLHF_HOST_DEVICE void add_moments() {
+      const int n = round->units;
+      block.each([&](int t) {
+        if (t < outputs * steps) {
+          const T* const y = x + t * pitch;
+          const int l = t % steps;
+          const double shift = round->shift[t / steps];
+          double sum = moment[t].sum, square = moment[t].square;
+          for (int u = 0; u < n; ++u) {
+            if (full[u] == 0 || !is_counted(l, u)) continue;
+            const double d = static_cast<double>(y[u]) - shift;
+            sum = sum + d;
+            square = math::fma(d, d, square);
+          }
+          moment[t] = {sum, square};
+        } else if (t >= 32 && t < 32 + outputs) {
+          const T* const y = x + (t - 32) * steps * pitch;
+          const double shift = round->shift[t - 32];
+          double sum = moment[t].sum, square = moment[t].square;
+          for (int q = 0; q < round->parts; ++q) {
+            const int rest = parts[q].count % steps;
+            const int u = parts[q].first_unit + parts[q].count / steps;
+            for (int l = steps; l-- > steps - rest;) {
+              if (!is_counted(l, u)) continue;
+              const double d = static_cast<double>(y[l * pitch + u]) - shift;
+              sum += d;
+              square = math::fma(d, d, square);
+            }
+          }
+          moment[t] = {sum, square};
+        } else if (t == 64) {
+          round_state& r = *round;
+          for (int q = 0; q < r.parts; ++q) {
+            if (parts[q].count > 0) r.fresh = false;
+            if (!masked || skips) r.positions += parts[q].count;
+          }
+        } else if (t >= 96 && masked && !skips) {
+          int valid_here = 0;
+          for (int s = t - 96; s < steps * n; s += 32) {
+            const int l = s / n, u = s % n;
+            const part& p = parts[owner[u]];
+            const bool step_of_row = steps - 1 - l + (u - p.first_unit) * steps < p.count;
+            valid_here += step_of_row && counted[l * pitch + u] != 0 ? 1 : 0;
+          }
+          moment[t].sum += valid_here;
+        }
+      });
+    }
+
+    RLHF_HOST_DEVICE void store() const {
+      const int n = round->units * steps, number = round->parts;
+      const bool in_tiles = round->in_tiles;
+      block.each([&](int t) {
+        for (int at = t; at < n; at += threads) {
+          const int u = at / steps, l = steps - 1 - at % steps;
+          const part& p = parts[owner[u]];
+          const int e = at - p.first_unit * steps;
+          if (e >= p.count) continue;
+          const index j = position(p, e);
+          const bool here = is_counted(l, u);
+          for (int k = 0; k < outputs; ++k) {
+            const token_output<T>& y = a.out[k];
+            if (y.data == nullptr || (!here && y.accumulate)) continue;
+            const T value = here ? x[(k * steps + l) * pitch + u] : T(0);
+            T& to = y.data[p.row * y.per_row + p.begin * y.per_begin + j * y.stride];
+            to = y.accumulate ? to + value : value;
+          }
+        }
+        // Behind the last step, and where a row has none. Holes have been cleared on the way.
+        for (int q = 0; q < number; ++q) {
+          const part& p = parts[q];
+          if (in_tiles && p.end != pass.map.steps(p.row)) continue;
+          const index slots = a.domain.slots(p.row);
+          const index from = skips ? p.length : p.end;
+          for (index j = from + t; j < slots; j += threads) clear(p, j);
+        }
+      });
+    }
+
+    /// The moments of a piece to where they belong, and on with the next.
+    RLHF_HOST_DEVICE void end_piece(index piece) {
+      block.each([&](int t) {
+        sums[t] = moment[t].sum;
+        sums[threads + t] = moment[t].square;
+        moment[t] = {0, 0};
+      });
+      block.each([&](int t) {
+        if (t != 0) return;
+        scan_sums<K::outputs> r;
+        r.positions = round->positions;
+        if (masked && !skips)
+          for (int l = 96; l < threads; ++l) r.positions += sums[l];
+        for (int k = 0; k < outputs; ++k) {
+          r.shift[k] = round->shift[k];
+          r.sum[k] = add_block(sums + k * steps) + sums[32 + k];
+          r.square[k] = add_block(sums + threads + k * steps) + sums[threads + 32 + k];
+        }
+        const index to = slot + piece - segment.piece;
+        if (to < pass.map.slots) pass.partial[to] = r;
+        round->positions = 0;
+      });
+    }
+    RLHF_HOST_DEVICE static double add_block(const double* from) {
+      double lane[scan_block_tokens];
+      for (int l = 0; l < steps; ++l) lane[l] = from[l];
+      for (int half = steps / 2; half > 0; half /= 2)
+        for (int l = 0; l < half; ++l) lane[l] += lane[l + half];
+      return lane[0];
+    }
+  };
 };
 
 }  // namespace rlhf::inline RLHF_COMPUTE::detail

@@ -1,0 +1,427 @@
+#pragma once
+
+#include "rlhf/backend/host/count.hpp"
+#include "rlhf/backend/host/map_reduce.hpp"
+#include "rlhf/backend/host/reverse_scan/compaction.hpp"
+#include "rlhf/backend/host/reverse_scan/tile.hpp"
+
+namespace rlhf::inline RLHF_COMPUTE::detail {
+
+/// Bytes of one row's mask, for masks of weights and of strided flags.
+template <class Space>
+struct flag_row {
+  token_domain<Space> domain;
+  std::uint8_t* to;  // [rows, columns] or packed like the domain
+  RLHF_HOST_DEVICE void operator()(index i) const {
+    const index at = domain.mask_offset(i), step = domain.mask_stride();
+    std::uint8_t* const row =
+        to + (domain.kind == arrangement::packed ? domain.begin(i) : i * domain.columns);
+    for (index j = 0; j < domain.length(i); ++j) row[j] = domain.mask.at(at + j * step) > 0 ? 1 : 0;
+  }
+};
+
+/// How many valid tokens each row adds to its segment: enough to end it where the row is cut.
+template <class Space>
+struct row_positions {
+  token_domain<Space> domain;
+  hole_mode holes;
+  index* to;
+  void operator()(index i) const {
+    const auto positions = static_cast<index>(count_row(domain, i).positions);
+    const bool steps_at_holes = domain.mask.kind() != mask_kind::none && holes != hole_mode::skip;
+    const bool cut = steps_at_holes && positions < moment_segment_tokens &&
+                     domain.valid_length(i) > moment_piece_tiles * scan_tile_tokens;
+    to[i] = cut ? moment_segment_tokens : positions;
+  }
+};
+
+/// The rows of one call, in segments. Rows of one tile are scanned several at a time, because a call
+/// of the scan costs more than a short row.
+template <class V, class K, class Space>
+class row_scan {
+  using T = typename K::scalar_type;
+  static constexpr index gap = 8;  // elements before a part that closing up its holes may write to
+  static constexpr index room = scan_tile_tokens + 64 * gap + 2 * scan_block_tokens;
+  static constexpr index few_tokens = 64;
+
+  const K& kernel_;
+  const scan_arguments<K, Space>& a_;
+  tile_scan<V, K> scan_;
+  bool direct_ = true;    // tokens of consecutive slots are scanned where they lie
+  bool compact_ = true;   // holes close up by words of 8 flags
+  bool spread_ = true;    // and open again
+  bool hides_ = false;    // an output goes nowhere
+  bool reads_mask_;
+
+  struct row {
+    index i, begin, slots;
+    const T* in[at_least_one(K::inputs)];
+    const std::uint8_t* flag[at_least_one(K::flags)];
+    T* out[at_least_one(K::outputs)];
+    const std::uint8_t* valid;
+  };
+  /// Where the outputs of a part belong that are not written there at once.
+  struct origin {
+    index row, from, end;
+    bool dense;
+  };
+
+  binary_tree<scan_sums<K::outputs>> pieces_;
+  bool cut_ = false;
+  index positions_ = 0;  // valid tokens of the piece
+
+  index parts_ = 0;
+  index used_ = 0;  // of the buffers
+  scan_part<K> part_[64];
+  origin origin_[64];
+  alignas(64) T in_buffer_[at_least_one(K::inputs)][room];
+  alignas(64) T out_buffer_[at_least_one(K::outputs)][room];
+  alignas(64) T absent_[at_least_one(K::inputs)][room];
+  alignas(64) std::uint8_t flag_buffer_[at_least_one(K::flags)][room];
+  alignas(64) std::uint8_t no_flag_[K::flags > 0 ? static_cast<std::size_t>(room) : 1];
+
+ public:
+  row_scan(const K& kernel, const scan_arguments<K, Space>& a, const decay_powers<T>& power)
+      : kernel_(kernel), a_(a), scan_(kernel, power) {
+    reads_mask_ = a.domain.mask.kind() != mask_kind::none;
+    for (int k = 0; k < K::inputs; ++k) {
+      compact_ = compact_ && (a.in[k].data == nullptr || a.in[k].stride == 1);
+      if (a.in[k].data == nullptr)
+        for (T& x : absent_[k]) x = a.in[k].absent;
+    }
+    for (int k = 0; k < K::flags; ++k)
+      compact_ = compact_ && (a.flag[k].data == nullptr || a.flag[k].stride == 1);
+    if constexpr (K::flags > 0) __builtin_memset(no_flag_, 0, sizeof no_flag_);
+    for (int k = 0; k < K::outputs; ++k)
+      spread_ = spread_ && (a.out[k].data == nullptr ||
+                            (a.out[k].stride == 1 && !a.out[k].accumulate));
+    direct_ = compact_ && spread_ && !(reads_mask_ && a.holes == hole_mode::zero);
+    for (int k = 0; k < K::outputs; ++k) hides_ = hides_ || a.out[k].data == nullptr;
+  }
+
+  /// Rows from `first` on; `last` becomes one past the segment's end.
+  RLHF_NOINLINE scan_sums<K::outputs> segment(index first, index& last) {
+    scan_.begin_segment();
+    pieces_ = {};
+    cut_ = false;
+    positions_ = 0;
+    last = first;
+    do add_row(last++);
+    while (last < a_.domain.rows && last % moment_group_rows != 0 &&
+           positions_ < moment_segment_tokens && !cut_);
+    finish_parts();
+    pieces_.push(scan_.end_segment(positions_));
+    auto sums = pieces_.finish();
+    if (!sums.finite()) [[unlikely]]
+      for (index i = first; i < last; ++i) sums.nonfinite += static_cast<double>(recount(i));
+    return sums;
+  }
+
+ private:
+  static T read(const token_input<T>& x, index i, index begin) {
+    return x.data == nullptr ? x.absent : x.data[i * x.per_row + begin * x.per_begin];
+  }
+
+  RLHF_INLINE row open(index i) const {
+    row r;
+    r.i = i;
+    r.begin = a_.domain.begin(i);
+    r.slots = a_.domain.slots(i);
+    for (int k = 0; k < K::inputs; ++k)
+      r.in[k] = a_.in[k].data == nullptr
+                    ? nullptr
+                    : a_.in[k].data + i * a_.in[k].per_row + r.begin * a_.in[k].per_begin;
+    for (int k = 0; k < K::flags; ++k)
+      r.flag[k] = a_.flag[k].data == nullptr
+                      ? nullptr
+                      : a_.flag[k].data + i * a_.flag[k].per_row + r.begin * a_.flag[k].per_begin;
+    for (int k = 0; k < K::outputs; ++k)
+      r.out[k] = a_.out[k].data == nullptr
+                     ? nullptr
+                     : a_.out[k].data + i * a_.out[k].per_row + r.begin * a_.out[k].per_begin;
+    r.valid = !reads_mask_ ? nullptr
+                           : static_cast<const std::uint8_t*>(a_.domain.mask.data()) +
+                                 a_.domain.mask_offset(i);
+    return r;
+  }
+
+  /// +0 where no token is, unless the output is added to.
+  void clear(const row& r, index from, index to) const {
+    if (from < to) clear_some(r, from, to);
+  }
+  RLHF_NOINLINE void clear_some(const row& r, index from, index to) const {
+    for (int k = 0; k < K::outputs; ++k) {
+      if (r.out[k] == nullptr || a_.out[k].accumulate) continue;
+      const index stride = a_.out[k].stride;
+      if (stride == 1)
+        __builtin_memset(r.out[k] + from, 0, static_cast<std::size_t>(to - from) * sizeof(T));
+      else
+        for (index j = from; j < to; ++j) r.out[k][j * stride] = T(0);
+    }
+  }
+
+  /// Scans a row, or puts it to those that finish_parts scans.
+  RLHF_INLINE void add_row(index i) {
+    const row r = open(i);
+    const index length = a_.domain.length(i);
+    const index end = r.valid == nullptr ? length : after_last_flag(r.valid, length);
+    if (end == 0) {
+      clear(r, 0, r.slots);
+      return;
+    }
+    if (end > scan_tile_tokens) {
+      clear(r, end, r.slots);
+      run_row(r, end);
+      return;
+    }
+    const T after = read(a_.after, i, r.begin);
+    const double carry = static_cast<double>(read(a_.end, i, r.begin));
+    const bool dense =
+        r.valid == nullptr || a_.holes != hole_mode::skip || all_flags(r.valid, end);
+    // Short rows take one number of words, which is foreseen, rather than as many as they need.
+    const index stop = dense || length > few_tokens ? end : length;
+    clear(r, stop, r.slots);
+    if (used_ + stop > scan_tile_tokens + gap * parts_) finish_parts();
+    positions_ += dense ? point(r, 0, end, after, carry)
+                        : gather(r, 0, stop, count_flags(r.valid, stop), after, carry);
+  }
+
+  /// A row of several tiles.
+  RLHF_NOINLINE void run_row(const row& r, index end) {
+    finish_parts();
+    const bool skip = r.valid != nullptr && a_.holes == hole_mode::skip;
+    T after = read(a_.after, r.i, r.begin);
+    double carry = static_cast<double>(read(a_.end, r.i, r.begin));
+    index tiles = 0;
+    while (end > 0) {
+      index from = end > scan_tile_tokens ? end - scan_tile_tokens : 0;
+      index count = end - from;
+      if (skip) from = reach_back(r.valid, end, count);
+      positions_ += count == end - from ? point(r, from, end, after, carry)
+                                        : gather(r, from, end, count, after, carry);
+      finish_parts();
+      if constexpr (K::shifted >= 0) after = part_[0].in[K::shifted][0];
+      carry = part_[0].carry;
+      end = from;
+      if (skip) {
+        const index next = after_last_flag(r.valid, end);
+        clear(r, next, end);
+        end = next;
+      }
+      if (++tiles % moment_piece_tiles == 0 && end > 0) {
+        pieces_.push(scan_.end_piece(positions_));
+        positions_ = 0;
+        cut_ = true;
+      }
+    }
+  }
+
+  /// Where a tile that ends at `end` begins, so that it holds 1,024 valid tokens or all there are.
+  static index reach_back(const std::uint8_t* valid, index end, index& count) {
+    index from = end;
+    count = 0;
+    while (from >= 8) {
+      const index more = flag_word::at(valid + from - 8).count();
+      if (count + more > scan_tile_tokens) break;
+      count += more;
+      from -= 8;
+    }
+    while (from > 0 && count < scan_tile_tokens) count += valid[--from] != 0 ? 1 : 0;
+    return from + first_flag(valid + from, end - from);
+  }
+
+  /// Scans what has been put together, and brings the outputs to where they belong.
+  void finish_parts() {
+    scan_.run(part_, parts_);
+    if (used_ > 0)
+      for (index p = 0; p < parts_; ++p) {
+        if (reads_mask_ && !origin_[p].dense)
+          scatter(part_[p], origin_[p]);
+        else if (!direct_)
+          copy_back(part_[p], origin_[p]);
+      }
+    parts_ = used_ = 0;
+  }
+
+  /// A part of consecutive tokens: the caller's memory where it is contiguous.
+  RLHF_INLINE index point(const row& r, index from, index end, T after, double carry) {
+    scan_part<K>& p = part_[parts_];
+    p.count = end - from;
+    p.after = after;
+    p.carry = carry;
+    p.counted = r.valid != nullptr && a_.holes != hole_mode::skip ? r.valid + from : nullptr;
+    if (direct_) {
+      for (int k = 0; k < K::inputs; ++k)
+        p.in[k] = r.in[k] == nullptr ? absent_[k] : r.in[k] + from;
+      for (int k = 0; k < K::flags; ++k)
+        p.flag[k] = r.flag[k] == nullptr ? no_flag_ : r.flag[k] + from;
+      for (int k = 0; k < K::outputs; ++k)
+        p.out[k] = r.out[k] == nullptr ? out_buffer_[k] + used_ : r.out[k] + from;
+      if (reads_mask_) origin_[parts_].dense = true;
+      if (hides_) used_ += p.count;
+    } else {
+      copy(r, from, p);
+      origin_[parts_] = {r.i, from, end, true};
+    }
+    ++parts_;
+    return p.counted == nullptr ? p.count : count_flags(p.counted, p.count);
+  }
+
+  /// The inputs of a part, as they are read.
+  RLHF_NOINLINE void copy(const row& r, index from, scan_part<K>& p) {
+    const index n = p.count;
+    const bool blank = p.counted != nullptr && a_.holes == hole_mode::zero;
+    for (int k = 0; k < K::inputs; ++k) {
+      const index stride = a_.in[k].stride;
+      T* const buffer = in_buffer_[k] + used_;
+      p.in[k] = r.in[k] == nullptr ? absent_[k] : buffer;
+      if (r.in[k] == nullptr && !blank) continue;
+      const T* const at = r.in[k] == nullptr ? nullptr : r.in[k] + from * stride;
+      if (at == nullptr)
+        continue;
+      else if (blank)
+        for (index j = 0; j < n; ++j) buffer[j] = p.counted[j] != 0 ? at[j * stride] : T(0);
+      else if (stride == 1)
+        p.in[k] = at;
+      else
+        for (index j = 0; j < n; ++j) buffer[j] = at[j * stride];
+    }
+    for (int k = 0; k < K::flags; ++k) {
+      const index stride = a_.flag[k].stride;
+      std::uint8_t* const buffer = flag_buffer_[k] + used_;
+      p.flag[k] = r.flag[k] == nullptr ? no_flag_ : buffer;
+      if (r.flag[k] == nullptr) continue;
+      const std::uint8_t* const at = r.flag[k] + from * stride;
+      if (blank)
+        for (index j = 0; j < n; ++j)
+          buffer[j] = p.counted[j] != 0 ? at[j * stride] : std::uint8_t{0};
+      else if (stride == 1)
+        p.flag[k] = at;
+      else
+        for (index j = 0; j < n; ++j) buffer[j] = at[j * stride];
+    }
+    for (int k = 0; k < K::outputs; ++k) {
+      const bool straight = r.out[k] != nullptr && a_.out[k].stride == 1 && !a_.out[k].accumulate;
+      p.out[k] = straight ? r.out[k] + from : out_buffer_[k] + used_;
+    }
+    used_ += n;
+  }
+
+  RLHF_NOINLINE void copy_back(const scan_part<K>& p, const origin& o) const {
+    const row r = open(o.row);
+    for (int k = 0; k < K::outputs; ++k) {
+      const index stride = a_.out[k].stride;
+      if (r.out[k] == nullptr || (stride == 1 && !a_.out[k].accumulate)) continue;
+      T* const at = r.out[k] + o.from * stride;
+      const T* const y = p.out[k];
+      if (!a_.out[k].accumulate)
+        for (index j = 0; j < p.count; ++j) at[j * stride] = y[j];
+      else
+        for (index j = 0; j < p.count; ++j)
+          if (p.counted == nullptr || p.counted[j] != 0) at[j * stride] += y[j];
+    }
+  }
+
+  /// A part with holes: its `count` valid tokens, close together. From the end to the beginning,
+  /// as rows of several tiles are read: memory is fetched ahead in one direction only.
+  RLHF_NOINLINE index gather(const row& r, index from, index end, index count, T after,
+                             double carry) {
+    scan_part<K>& p = part_[parts_];
+    const index begin = used_ + gap;
+    for (int k = 0; k < K::inputs; ++k)
+      p.in[k] = r.in[k] == nullptr ? absent_[k] : in_buffer_[k] + begin;
+    for (int k = 0; k < K::flags; ++k)
+      p.flag[k] = r.flag[k] == nullptr ? no_flag_ : flag_buffer_[k] + begin;
+    for (int k = 0; k < K::outputs; ++k) p.out[k] = out_buffer_[k] + begin;
+    p.count = count;
+    p.after = after;
+    p.carry = carry;
+    p.counted = nullptr;
+    origin_[parts_++] = {r.i, from, end, false};
+    used_ = begin + count;
+
+    index j = end, to = used_;
+    if (compact_ && r.slots >= 8) {
+      const auto take = [&](flag_word w, index at) __attribute__((always_inline)) {
+        for (int k = 0; k < K::inputs; ++k)
+          if (r.in[k] != nullptr) close_up(r.in[k] + at, w, in_buffer_[k] + to);
+        for (int k = 0; k < K::flags; ++k)
+          if (r.flag[k] != nullptr) close_up(r.flag[k] + at, w, flag_buffer_[k] + to);
+        to -= w.count();
+      };
+      for (; j - 8 >= from; j -= 8) take(flag_word::at(r.valid + j - 8), j - 8);
+      if (j > from) {
+        const index at = from + 8 <= r.slots ? from : r.slots - 8;
+        take(flag_word::at(r.valid + at).last(8 - (from - at)).first(j - at), at);
+      }
+      return count;
+    }
+    while (j-- > from) {
+      if (r.valid[j] == 0) continue;
+      --to;
+      for (int k = 0; k < K::inputs; ++k)
+        if (r.in[k] != nullptr) in_buffer_[k][to] = r.in[k][j * a_.in[k].stride];
+      for (int k = 0; k < K::flags; ++k)
+        if (r.flag[k] != nullptr) flag_buffer_[k][to] = r.flag[k][j * a_.flag[k].stride];
+    }
+    return count;
+  }
+
+  RLHF_NOINLINE void scatter(const scan_part<K>& p, const origin& o) const {
+    const row r = open(o.row);
+    if (spread_ && o.end - o.from >= 8) {
+      const T* y[at_least_one(K::outputs)];
+      for (int k = 0; k < K::outputs; ++k) y[k] = p.out[k];
+      const auto put = [&](flag_word w, index at) __attribute__((always_inline)) {
+        for (int k = 0; k < K::outputs; ++k)
+          if (r.out[k] != nullptr) spread_out(y[k], w, r.out[k] + at);
+      };
+      // What is less than a word first: the word it is put with covers slots that are written later.
+      const index rest = (o.end - o.from) % 8;
+      if (rest > 0) put(flag_word::at(r.valid + o.from).first(rest), o.from);
+      for (int k = 0; k < K::outputs; ++k) y[k] += p.count;
+      for (index j = o.end - 8; j >= o.from; j -= 8) {
+        const flag_word w = flag_word::at(r.valid + j);
+        for (int k = 0; k < K::outputs; ++k) y[k] -= w.count();
+        put(w, j);
+      }
+      return;
+    }
+    for (int k = 0; k < K::outputs; ++k) {
+      if (r.out[k] == nullptr) continue;
+      const index stride = a_.out[k].stride;
+      const T* y = p.out[k];
+      for (index j = o.from; j < o.end; ++j) {
+        T& to = r.out[k][j * stride];
+        if (r.valid[j] != 0)
+          to = a_.out[k].accumulate ? to + *y++ : *y++;
+        else if (!a_.out[k].accumulate)
+          to = T(0);
+      }
+    }
+  }
+
+  /// Valid tokens of row i whose inputs are not finite.
+  RLHF_NOINLINE index recount(index i) const {
+    const row r = open(i);
+    index bad = 0;
+    bool last = true;
+    for (index j = a_.domain.length(i); j-- > 0;) {
+      if (r.valid != nullptr && r.valid[j] == 0) continue;
+      scan_lanes<T, K> t;
+      for (int k = 0; k < K::inputs; ++k)
+        t.in[k] = r.in[k] == nullptr ? a_.in[k].absent : r.in[k][j * a_.in[k].stride];
+      for (int k = 0; k < K::flags; ++k)
+        t.flag[k] = r.flag[k] != nullptr && r.flag[k][j * a_.flag[k].stride] != 0;
+      bool usable = kernel_.usable(t);
+      if (last)
+        usable = usable && math::is_finite(read(a_.after, i, r.begin)) &&
+                 math::is_finite(read(a_.end, i, r.begin));
+      last = false;
+      bad += usable ? 0 : 1;
+    }
+    return bad;
+  }
+};
+
+}  // namespace rlhf::inline RLHF_COMPUTE::detail
