@@ -43,6 +43,27 @@ if(NOT RLHF_TEST_ROOMS)
     rlhf_snippet_test(${name} $<TARGET_FILE:snippet_${name}>)
   endforeach()
 
+  # Strict mode once more, with the instructions whose bits would differ without it.
+  if(TARGET snippet_strict)
+    include(CheckCXXSourceRuns)
+    check_cxx_source_runs("int main() {
+      return __builtin_cpu_supports(\"avx2\") && __builtin_cpu_supports(\"fma\") ? 0 : 1; }"
+      RLHF_RUNS_AVX2)
+    if(RLHF_RUNS_AVX2)
+      add_executable(snippet_strict_avx2 "${rlhf_snippets}/strict.cpp")
+      target_link_libraries(snippet_strict_avx2 PRIVATE rlhf::rlhf rlhf_warnings)
+      target_compile_options(snippet_strict_avx2 PRIVATE ${rlhf_test_optimise} -mavx2 -mfma)
+      add_dependencies(rlhf_snippets snippet_strict_avx2)
+      add_test(NAME snippet.strict_avx2 COMMAND "${CMAKE_COMMAND}"
+               "-DPROGRAM=$<TARGET_FILE:snippet_strict_avx2>"
+               "-DTRANSCRIPT=${rlhf_snippets}/strict.txt"
+               "-DFOLDER=${CMAKE_CURRENT_BINARY_DIR}/snippets"
+               -P "${PROJECT_SOURCE_DIR}/cmake/compare_print.cmake")
+    else()
+      rlhf_skip("snippet strict with AVX2" "this processor lacks AVX2 or FMA")
+    endif()
+  endif()
+
   # A C program: one C++ file without exceptions and RTTI, and the C compiler does the rest, with
   # nothing of the C++ runtime. Written out, because CMake would link with what C++ needs.
   include(CheckLanguage)

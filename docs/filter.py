@@ -1,8 +1,9 @@
-"""What Doxygen reads in place of a header: the same lines, with three things said its way.
+"""What Doxygen reads in place of a header: the same lines, with four things said its way.
 
 What a header declares becomes a page of its own, under its room; the rows of a promise (Shapes,
-Units, ...) become a table; inline namespaces, whose names only keep units of different flags
-apart, are left out. Lines keep their numbers, so that a warning points into the header.
+Units, ...) become a table; an option's default stands before its description; inline namespaces,
+whose names only keep units of different flags apart, are left out. Lines keep their numbers, so
+that a warning points into the header.
 """
 
 import pathlib
@@ -12,6 +13,7 @@ import sys
 ROWS = "Shapes Units Requires Throws Gradient Edges Numerics Cost Source Elsewhere Example".split()
 ROW = re.compile(r"^(\s*///) (%s)\s+(\S.*)$" % "|".join(ROWS))
 MORE = re.compile(r"^(\s*///)\s{3,}(\S.*)$")
+DEFAULT = re.compile(r"^(  [\w:]+ \w+ = ([^;{}]+);)(?:\s*///<(.*))?$")
 SPECIAL = re.compile(r"([\\<>&#@$%|*~])")  # what Markdown or Doxygen would take for a command
 
 
@@ -30,6 +32,16 @@ def rows(lines):
             line += "</td></tr></table>"
             inside = False
         yield line
+
+
+def members(lines):
+    """The table of a config's members shows no defaults: they go before what is said of each."""
+    inside = False
+    for line in lines:
+        inside = re.match(r"struct \w+_(config|term) \{$", line) or inside and line != "};"
+        if found := inside and DEFAULT.match(line):
+            line = f"{found[1]}  ///< <code>= {found[2].split('::')[-1]}</code> {found[3] or ''}"
+        yield re.sub(r"///< \+", "///< <span>+</span>", line)
 
 
 def grouped(lines, group):
@@ -57,7 +69,9 @@ def grouped(lines, group):
 path = pathlib.Path(sys.argv[1])
 parts = path.parts[len(path.parts) - path.parts[::-1].index("rlhf") :]  # below include/rlhf
 group = "header_" + "_".join(parts).removesuffix(".hpp")
-lines = grouped(list(rows(path.read_text(encoding="utf-8").splitlines())), group)
+lines = grouped(list(members(rows(path.read_text(encoding="utf-8").splitlines()))), group)
 print("\n".join(lines))
-print(f"/** @defgroup {group} {'/'.join(parts)}")
-print(f"@ingroup {parts[0] if len(parts) > 1 else 'entry'} */")
+name = "/".join(parts)
+print(f"/** @defgroup {group} {name}")
+print(f"@ingroup {parts[0] if len(parts) > 1 else 'entry'}")
+print(f"`#include <rlhf/{name}>` */")

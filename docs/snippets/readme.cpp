@@ -13,6 +13,7 @@
 namespace {
 
 double first_screen() {
+  //! [first]
   // Two answers of up to three tokens; the second one has two.
   Eigen::ArrayXXf log_prob(2, 3), old_log_prob(2, 3), d_log_prob(2, 3);
   log_prob << -1.0f, -0.7f, -2.0f, -0.9f, -1.1f, 0.0f;
@@ -25,6 +26,7 @@ double first_screen() {
        .layout = rlhf::lengths(length)},
       {.d_log_prob = d_log_prob},
       {.clip_low = 0.2, .clip_high = 0.28, .over = rlhf::aggregation::token_mean(rlhf::local)});
+  //! [first]
   return r.loss;
 }
 
@@ -38,16 +40,18 @@ double memory_of_its_own() {
       {.d_chosen_log_prob = d_chosen, .d_rejected_log_prob = d_rejected},
       {.over = rlhf::reduction::mean(rlhf::local)}, exec); };
   std::vector<std::byte> memory(rlhf::workspace_bytes(call));  // on a pool: (call, pool.concurrency())
-  return call(rlhf::serial{memory.data(), memory.size()}).loss;
+  call(rlhf::serial{memory.data(), memory.size()});
+  return call(rlhf::serial{}).loss;
 }
 
 double your_own_loss() {
   const Eigen::ArrayXXf log_prob = Eigen::ArrayXXf::Constant(2, 3, -1.0f);
   const Eigen::ArrayXXf old_log_prob = log_prob;
   const Eigen::Array2f advantage(1.0f, -0.5f);
-  return rlhf::policy_loss<float>([](const auto& t) { return -(t.ratio * t.advantage); }, {
+  const auto r = rlhf::policy_loss<float>([](const auto& t) { return -(t.ratio * t.advantage); }, {
       .log_prob = log_prob, .old_log_prob = old_log_prob, .advantage = advantage}, {}, {.over =
-      rlhf::aggregation::token_mean(6)}).loss;
+      rlhf::aggregation::token_mean(6)});
+  return r.loss;
 }
 
 }  // namespace

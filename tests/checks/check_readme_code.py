@@ -1,7 +1,7 @@
 """Every ```cpp block of README.md is compiled: its paragraphs stand, in order, in one program.
 
-Programs are docs/snippets/ and examples/. White space does not matter, `...` stands for any text,
-and a comment behind code may be missing from the program.
+Programs are docs/snippets/ and examples/. White space does not matter, `...` stands for any
+part of a statement.
 """
 
 import re
@@ -14,7 +14,7 @@ def words(code):
 
 def pattern(block):
     paragraphs = [words(p) for p in re.split(r"\n\s*\n", block) if p.strip()]
-    return re.compile(" .*?".join(re.escape(p).replace(r"\.\.\.", ".*?") for p in paragraphs))
+    return re.compile(" .*?".join(re.escape(p).replace(r"\.\.\.", "[^;]*?") for p in paragraphs))
 
 
 programs = [p for folder in ("docs/snippets", "examples") for p in sorted((root / folder).rglob("*"))
