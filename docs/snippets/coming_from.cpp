@@ -11,7 +11,7 @@ namespace {
 
 const std::vector<double> feature = {0.5, -1.0, 2.0, 0.25, -0.75, 1.5};
 
-/// A policy with one parameter: log_prob = −log(1 + exp(−theta · x)).
+// A policy with one parameter: log_prob = −log(1 + exp(−theta · x)).
 std::vector<double> log_probs(double theta) {
   std::vector<double> y;
   for (const double x : feature) y.push_back(-std::log1p(std::exp(-theta * x)));

@@ -14,7 +14,7 @@ namespace {
 template <class T>
 using rows = Eigen::Array<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 
-/// A model without a body: the logits that follow token x are a row of a table.
+// A model without a body: the logits that follow token x are a row of a table.
 std::vector<float> logits_after(const rows<std::int32_t>& token, int classes) {
   std::vector<float> logits;
   for (const std::int32_t x : token.reshaped<Eigen::RowMajor>())
@@ -28,15 +28,15 @@ void causal_shift() {
   // The batch of the drawing: prompt, answer, end token (9), padding (0).
   const Eigen::Index batch = 2, time = 8, classes = 10;
   rows<std::int32_t> token(batch, time);
-  token << 5, 6, 7, 1, 2, 3, 9, 0,  //
-      5, 6, 7, 4, 9, 0, 0, 0;
+  token << 5, 6, 7, 1, 2, 3, 9, 0,  // the answer 1 2 3 9
+      5, 6, 7, 4, 9, 0, 0, 0;     // and 4 9, shorter by two
   const std::vector<float> logits = logits_after(token, classes);  // [batch, time, classes]
 
   // Slot j of everything below belongs to token j + 1: the logits at j have predicted it.
   const Eigen::Index slots = time - 1;
   rows<float> log_prob(batch, slots);
   rows<std::uint8_t> mask(batch, slots);
-  mask << 0, 0, 1, 1, 1, 1, 0,  //
+  mask << 0, 0, 1, 1, 1, 1, 0,  // slots 2 to 5: tokens 3 to 6
       0, 0, 1, 1, 0, 0, 0;
   const auto r = rlhf::token_log_prob<float>(
       {.logits = {logits.data(), {batch, slots, classes}, {time * classes, classes, 1}},

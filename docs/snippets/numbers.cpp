@@ -15,7 +15,7 @@
 #include <vector>
 
 //! [pool]
-/// A thread pool as `parallel` wants it: any that can call f(0) ... f(n - 1) and wait.
+// A thread pool as `parallel` wants it: any that can call f(0) ... f(n - 1) and wait.
 struct two_threads {
   static rlhf::index concurrency() { return 2; }
   template <class F>

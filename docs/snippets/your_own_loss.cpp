@@ -12,7 +12,7 @@
 #include <vector>
 
 //! [formula]
-/// A policy loss that pulls the ratio back to 1 with a spring in place of a clip.
+// A policy loss that pulls the ratio back to 1 with a spring in place of a clip.
 struct spring {
   double stiffness;
 
@@ -27,7 +27,7 @@ struct spring {
 //! [formula]
 
 //! [slope]
-/// The same with its slope written out, and a count of tokens far from the old policy.
+// The same with its slope written out, and a count of tokens far from the old policy.
 struct spring_with_slope {
   double stiffness;
 
@@ -48,7 +48,7 @@ struct spring_with_slope {
 //! [slope]
 
 //! [pairs]
-/// A hinge on the difference of two scores.
+// A hinge on the difference of two scores.
 struct hinge {
   template <rlhf::lane V>
   RLHF_HOST_DEVICE V operator()(const rlhf::scored_pair<V>& p) const {
@@ -59,7 +59,7 @@ struct hinge {
 //! [pairs]
 
 //! [scan]
-/// x_t = r_t + decay · x_{t+1} over the tokens of each row, last to first.
+// x_t = r_t + decay · x_{t+1} over the tokens of each row, last to first.
 template <rlhf::scalar T>
 struct decayed_sum {
   using scalar_type = T;
@@ -84,7 +84,7 @@ inline rlhf::moments read_decayed_sums(const double* figures) {
   return {figures[0], figures[2], figures[3]};  // positions; mean and spread of the output
 }
 
-/// The call: fields bound to the tokens of the batch, one pass, a result.
+// The call: fields bound to the tokens of the batch, one pass, a result.
 template <rlhf::scalar T, rlhf::executor Exec = rlhf::serial>
 rlhf::result_of<Exec, rlhf::moments> decayed_sums(
     const rlhf::view<const T, rlhf::space_of<Exec>>& reward,
