@@ -41,6 +41,8 @@ def members(lines):
         inside = re.match(r"struct \w+_(config|term) \{$", line) or inside and line != "};"
         if found := inside and DEFAULT.match(line):
             line = f"{found[1]}  ///< <code>= {found[2].split('::')[-1]}</code> {found[3] or ''}"
+        if line.endswith("named_only use_designators = named_only();"):
+            line = ""  # nobody fills it
         yield re.sub(r"///< \+", "///< <span>+</span>", line)
 
 
