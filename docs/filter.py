@@ -17,6 +17,19 @@ DEFAULT = re.compile(r"^(  [\w:]+ \w+ = ([^;{}]+);)(?:\s*///<(.*))?$")
 SPECIAL = re.compile(r"([\\<>&#@$%|*~])")  # what Markdown or Doxygen would take for a command
 
 
+def purpose(lines):
+    """The first sentence of the comment that makes the header's first promise."""
+    comments = [[]]
+    for line in lines:
+        if line.strip().startswith("///") and not line.strip().startswith("///<"):
+            comments[-1].append(line.strip()[3:].strip())
+        elif comments[-1]:
+            comments.append([])
+    promises = [c for c in comments if any(text.startswith("Source ") for text in c)]
+    words = " ".join(promises[0] if promises else []).split("  ")[0]
+    return SPECIAL.sub(r"\\\1", re.split(r"\.(?: |$)", words)[0].rstrip(":"))
+
+
 def rows(lines):
     inside = False
     for line, following in zip(lines, lines[1:] + [""]):
@@ -71,9 +84,11 @@ def grouped(lines, group):
 path = pathlib.Path(sys.argv[1])
 parts = path.parts[len(path.parts) - path.parts[::-1].index("rlhf") :]  # below include/rlhf
 group = "header_" + "_".join(parts).removesuffix(".hpp")
-lines = grouped(list(members(rows(path.read_text(encoding="utf-8").splitlines()))), group)
-print("\n".join(lines))
+lines = path.read_text(encoding="utf-8").splitlines()
+print("\n".join(grouped(list(members(rows(lines))), group)))
 name = "/".join(parts)
 print(f"/** @defgroup {group} {name}")
 print(f"@ingroup {parts[0] if len(parts) > 1 else 'entry'}")
+if words := purpose(lines):
+    print(f"@brief {words}.\n")
 print(f"`#include <rlhf/{name}>` */")
