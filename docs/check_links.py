@@ -1,5 +1,7 @@
-"""Every local link of the site leads somewhere: the file exists, and the place in it too. Every name
-of the library in the prose of a page is a link: Doxygen says nothing of one that it does not know.
+"""Every local link of the site leads somewhere: the file exists, and the place in it too.
+
+Every name of the library in the prose of a page is a link: Doxygen says nothing of one that it does
+not know.
 """
 
 import html.parser

@@ -14,8 +14,8 @@ struct ppo_figures {
   double loss, clip_fraction, approx_kl, tokens;
 };
 
-/* PPO's loss over log-probs [batch, time], of which row i has length[i] tokens. `tokens` divides it:
-   the count of the whole optimiser step. d_log_prob is overwritten. */
+/* PPO's loss over log-probs [batch, time], of which row i has length[i] tokens. `tokens` divides
+   it: the count of the whole optimiser step. d_log_prob is overwritten. */
 struct ppo_figures ppo_loss(const float* log_prob, const float* old_log_prob,
                             const float* advantage, const int32_t* length, ptrdiff_t batch,
                             ptrdiff_t time, double tokens, float* d_log_prob);

@@ -87,7 +87,8 @@ void own_memory() {
                                    .rejected_log_prob = rejected,
                                    .ref_chosen_log_prob = ref_chosen,
                                    .ref_rejected_log_prob = ref_rejected},
-                                  {.d_chosen_log_prob = d_chosen, .d_rejected_log_prob = d_rejected},
+                                  {.d_chosen_log_prob = d_chosen,
+                                   .d_rejected_log_prob = d_rejected},
                                   {.beta = 0.1, .over = rlhf::reduction::mean(rlhf::local)}, exec);
   };
   std::vector<std::byte> memory(rlhf::workspace_bytes(call));       // once

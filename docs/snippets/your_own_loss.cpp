@@ -129,15 +129,16 @@ int main() {
                                 rlhf::policy_config{.over = over});
   std::printf("written  loss %.6f  far %.1f\n", written.loss, written.clip_fraction.mean());
   double apart = 0;
-  for (std::size_t k = 0; k < 6; ++k) apart = std::fmax(apart, std::fabs(d_log_prob[k] - d_written[k]));
+  for (std::size_t k = 0; k < 6; ++k)
+    apart = std::fmax(apart, std::fabs(d_log_prob[k] - d_written[k]));
   std::printf("slopes by dual numbers and by hand differ by less than 1e-15: %s\n",
               apart < 1e-15 ? "yes" : "no");
 
   //! [lambda]
   // On the host a generic lambda will do.
-  const auto plain = rlhf::policy_loss<double>([](const auto& t) { return -(t.ratio * t.advantage); },
-                                               batch, {.d_log_prob = {d_lambda, tokens}},
-                                               rlhf::policy_config{.over = over});
+  const auto plain = rlhf::policy_loss<double>(
+      [](const auto& t) { return -(t.ratio * t.advantage); }, batch,
+      {.d_log_prob = {d_lambda, tokens}}, rlhf::policy_config{.over = over});
   //! [lambda]
   std::printf("lambda   loss %.6f\n", plain.loss);
 

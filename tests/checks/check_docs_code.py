@@ -9,10 +9,10 @@ for page in sorted((root / "docs").glob("*.md")):
         where = f"docs/{page.name}:{number}"
         if re.match(r"\s*(```|~~~)\s*\{?\.?(cpp|c|cuda|cu)\b", line):
             complaints.append(f"{where}: code that nobody compiles; show it with \\snippet")
-        if found := re.match(r"\s*[\\@](snippet|include|verbinclude)(\{\w+\})? (\S+)(?: (\S+))?", line):
-            shown.add((found[3], found[4]))
-            if not (root / "docs" / "snippets" / found[3]).is_file():
-                complaints.append(f"{where}: docs/snippets/{found[3]} does not exist")
+        if found := re.match(r"\s*[\\@](?:snippet|include|verbinclude) (\S+)(?: (\S+))?", line):
+            shown.add((found[1], found[2]))
+            if not (root / "docs" / "snippets" / found[1]).is_file():
+                complaints.append(f"{where}: docs/snippets/{found[1]} does not exist")
 
 # A part that no page shows has lost its reader.
 marker = re.compile(r"^\s*(?://!|/\*) \[(\w+)\]", re.M)

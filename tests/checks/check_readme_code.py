@@ -18,8 +18,8 @@ def pattern(block):
     return re.compile(" .*?".join(re.escape(p).replace(r"\.\.\.", "[^;]*?") for p in paragraphs))
 
 
-programs = [p for folder in ("docs/snippets", "examples") for p in sorted((root / folder).rglob("*"))
-            if p.suffix in (".cpp", ".cu", ".hpp")]
+programs = [p for folder in ("docs/snippets", "examples")
+            for p in sorted((root / folder).rglob("*")) if p.suffix in (".cpp", ".cu", ".hpp")]
 texts = [words(p.read_text(encoding="utf-8")) for p in programs]
 readme = (root / "README.md").read_text(encoding="utf-8")
 blocks = re.findall(r"^\s*```cpp\n(.*?)^\s*```", readme, re.M | re.S)
