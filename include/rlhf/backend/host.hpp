@@ -4,6 +4,8 @@
 #include "rlhf/backend/host/count.hpp"
 #include "rlhf/backend/host/group_reduce.hpp"
 #include "rlhf/backend/host/map_reduce.hpp"
+#include "rlhf/backend/host/map_tokens.hpp"
+#include "rlhf/backend/host/moment_reduce.hpp"
 #include "rlhf/backend/host/reverse_scan.hpp"
 #include "rlhf/backend/host/row_reduce.hpp"
 #include "rlhf/math/pack.hpp"
@@ -18,6 +20,7 @@ class host_run {
   detail::arena arena_;
 
   static constexpr index flushes_per_unit = 16;
+  static constexpr index bytes_that_stay = index{16} << 20;  // larger outputs go past the caches
   static constexpr index few = 1024;  // below, waking a pool costs more than the loop
 
  public:
@@ -122,6 +125,82 @@ class host_run {
     exec_.parallel_for(a.domain.rows, [&](index i) {
       const auto t = detail::run_group<V>(kernel, a, i, i + 1, 0, unlimited);
       for (int k = 0; k < K::sums; ++k) to[i * K::sums + k] = t.sum[k];
+    });
+  }
+
+  /// See primitive/moment_reduce.hpp. Writes the figures in the order of moments_of<K>.
+  template <class K>
+  void moment_reduce(const K& kernel, const token_arguments<K, space>& a, double* figures) {
+    using V = math::native_lane<typename K::scalar_type>;
+    using totals = detail::moment_totals<K>;
+    const index rows = a.domain.rows;
+    const index groups = (rows + rows_per_group - 1) / rows_per_group;
+    const index threads = exec_.concurrency();
+    const index units_per_group =
+        threads > 1 && groups < 4 * threads ? units_of_group(a.domain) : 1;
+    constexpr index per_unit = flushes_per_unit * steps_per_flush;
+    totals* const partial =
+        threads > 1 ? allocate<totals>(groups * units_per_group) : nullptr;
+    if (arena_.dry()) return;
+    const auto group_end = [&](index row) {
+      return row + rows_per_group < rows ? row + rows_per_group : rows;
+    };
+    const auto unit = [&](index u) {
+      const index row = u / units_per_group * rows_per_group;
+      const index first = u % units_per_group * per_unit;
+      return detail::moments_of_group<V>(kernel, a, row, group_end(row), first,
+                                         units_per_group == 1 ? unlimited : first + per_unit);
+    };
+    if (partial != nullptr)
+      exec_.parallel_for(groups * units_per_group, [&](index u) { partial[u] = unit(u); });
+    detail::binary_tree<totals> all;
+    for (index g = 0; g < groups; ++g) {
+      if (units_per_group == 1) {
+        all.push(partial != nullptr ? partial[g] : unit(g));
+        continue;
+      }
+      const index row = g * rows_per_group;
+      const index steps = detail::group_steps(a.domain, row, group_end(row));
+      detail::binary_tree<totals> group;
+      for (index u = 0; u * per_unit < steps; ++u) group.push(partial[g * units_per_group + u]);
+      all.push(group.finish());
+    }
+    all.finish().write(figures);
+  }
+
+  /// map_reduce for a kernel that only writes, from the last token to the first: the end of what
+  /// the pass before has read is still in cache.
+  template <class K>
+  void map_tokens(const K& kernel, const token_arguments<K, space>& a) {
+    using T = typename K::scalar_type;
+    using V = math::native_lane<T>;
+    constexpr index tokens_per_unit = 32768;
+    bool wanted = false;
+    for (const auto& out : a.out) wanted = wanted || out.data != nullptr;
+    if (arena_.dry() || !wanted) return;
+    const index rows = a.domain.rows, columns = a.domain.columns;
+    const bool packed = a.domain.kind == arrangement::packed;
+    const index slots = packed ? columns : rows * columns;
+    const bool streaming = slots * static_cast<index>(sizeof(T)) > bytes_that_stay;
+    if (detail::one_stretch(a)) {
+      const index units = (slots + tokens_per_unit - 1) / tokens_per_unit;
+      exec_.parallel_for(units, [&](index u) {
+        const index from = (units - 1 - u) * tokens_per_unit;
+        const index left = slots - from;
+        detail::map_range<V>(kernel, a, 0, from, left < tokens_per_unit ? left : tokens_per_unit,
+                             streaming);
+        if (streaming) detail::end_streaming();
+      });
+      return;
+    }
+    const index width = rows > 0 ? slots / rows + 1 : 1;
+    const index each = width < tokens_per_unit ? tokens_per_unit / width : 1;  // rows per unit
+    const index units = (rows + each - 1) / each;
+    exec_.parallel_for(units, [&](index u) {
+      const index from = (units - 1 - u) * each;
+      for (index i = from; i < rows && i < from + each; ++i)
+        detail::map_row<V>(kernel, a, i, streaming);
+      if (streaming) detail::end_streaming();
     });
   }
 

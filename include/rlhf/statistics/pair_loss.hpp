@@ -76,26 +76,70 @@ struct pair_result {
 
 inline namespace RLHF_CHECKS {
 
-/// Turns rank-1 views of one length into a domain of one row: the pair counterpart of token_binder.
+/// Turns rank-1 views of one length into a domain of one row, with every check of shape, memory and
+/// overlap: the pair counterpart of token_binder. A batch of pairs may be eight numbers long, so
+/// tensors without gaps take a short way through the checks.
 template <class Space>
 class pair_binder {
+  struct named_range {
+    const char* name;
+    detail::byte_range bytes;
+    bool written;
+  };
+
   const char* function_;
-  shape pairs_;
-  token_binder<Space> row_;
+  index pairs_;
   token_domain<Space> domain_;
+  named_range seen_[24];
+  int seen_count_ = 0;
+  bool any_written_ = false;
 
   template <class V>
-  static const V& leading(const char* function, const char* name, const V& v) {
-    if (!v) [[unlikely]]
-      detail::fail(function, name, "a tensor: this input is required");
-    if (v.rank() != 1) [[unlikely]]
-      detail::fail_shape(function, name, "rank 1, one number per pair", v.shape());
-    return v;
-  }
-  template <class V>
   void match(const char* name, const V& v) const {
-    if (!(v.shape() == pairs_)) [[unlikely]]
-      detail::fail_shape(function_, name, pairs_, v.shape());
+    if (v.rank() != 1 || v.size(0) != pairs_) [[unlikely]]
+      detail::fail_shape(function_, name, shape(pairs_), v.shape());
+  }
+  RLHF_NOINLINE void fail_overlap(const char* name, const char* other) const {
+    detail::sentence s;
+    s.add("memory of its own, but it overlaps ").add(other);
+    detail::fail(function_, name, s.c_str());
+  }
+  void note(const char* name, const detail::byte_range& bytes, bool written) {
+    any_written_ = any_written_ || written;
+    for (int k = any_written_ ? 0 : seen_count_; k < seen_count_; ++k)
+      if ((written || seen_[k].written) && detail::overlap(bytes, seen_[k].bytes)) [[unlikely]]
+        fail_overlap(name, seen_[k].name);
+    if (seen_count_ < 24) seen_[seen_count_++] = {name, bytes, written};
+  }
+  /// Checks the memory of a tensor of the right shape.
+  template <class T>
+  void note_memory(const char* name, const view<T, Space>& v, bool written) {
+    const auto at = reinterpret_cast<std::uintptr_t>(v.data());
+    if (v.stride(0) == 1 && at != 0 && at % alignof(T) == 0 && pairs_ > 0) [[likely]] {
+      const std::uintptr_t bytes = static_cast<std::uintptr_t>(pairs_) * sizeof(T);
+      note(name, {at, at + bytes, 0, bytes}, written);
+    } else {
+      note_any_memory(name, v, written);
+    }
+  }
+  template <class T>
+  RLHF_NOINLINE void note_any_memory(const char* name, const view<T, Space>& v, bool written) {
+    detail::check_memory(function_, name, v);
+    if (written) detail::check_distinct(function_, name, v);
+    note(name, detail::bytes_of(v), written);
+  }
+  RLHF_NOINLINE void bind_weight(const mask_view<Space>& weight) {
+    match("weight", weight);
+    detail::check_indices(function_, "weight", weight);
+    domain_.mask = detail::as_row(weight);
+    if constexpr (std::same_as<Space, host_space>) {
+      if (weight.kind() == mask_kind::flag) return;
+      for (index i = 0; i < pairs_; ++i) {
+        const double w = weight.at(i * weight.stride(0));
+        if (!detail::is_weight(w)) [[unlikely]]
+          detail::fail(function_, "weight", "weights of 0, or from 1e-30 to 1e30", w);
+      }
+    }
   }
 
  public:
@@ -103,22 +147,16 @@ class pair_binder {
   template <class T>
   pair_binder(const char* function, const char* name, const view<T, Space>& first,
               const mask_view<Space>& weight)
-      : function_(function),
-        pairs_(leading(function, name, first).shape()),
-        row_(function, name, detail::as_row(first), {}, {}),
-        domain_(row_.domain()) {
-    if (!weight) return;
-    match("weight", weight);
-    detail::check_indices(function, "weight", weight);
-    domain_.mask = detail::as_row(weight);
-    if constexpr (std::same_as<Space, host_space>) {
-      if (weight.kind() == mask_kind::flag) return;
-      for (index i = 0; i < pairs_.size[0]; ++i) {
-        const double w = weight.at(i * weight.stride(0));
-        if (!detail::is_weight(w)) [[unlikely]]
-          detail::fail(function, "weight", "weights of 0, or from 1e-30 to 1e30", w);
-      }
-    }
+      : function_(function), pairs_(first.size(0)) {
+    if (!first) [[unlikely]]
+      detail::fail(function, name, "a tensor: this input is required");
+    if (first.rank() != 1) [[unlikely]]
+      detail::fail_shape(function, name, "rank 1, one number per pair", first.shape());
+    if (pairs_ < 0) [[unlikely]]
+      detail::check_memory(function, name, first);
+    domain_.rows = 1;
+    domain_.columns = pairs_;
+    if (weight) bind_weight(weight);
   }
 
   const token_domain<Space>& domain() const { return domain_; }
@@ -129,7 +167,8 @@ class pair_binder {
     if (!v) [[unlikely]]
       detail::fail(function_, name, "a tensor: this input is required");
     match(name, v);
-    return row_.token(name, detail::as_row(v));
+    note_memory(name, v, false);
+    return {v.data(), 0, 0, v.stride(0), T(0)};
   }
   template <class T>
   token_input<T> pair(const char* name, const view<const T, Space>& v, T absent) {
@@ -142,7 +181,8 @@ class pair_binder {
   token_output<T> written(const char* name, const output<T, Space>& v) {
     if (!v) return {};
     match(name, v);
-    return row_.written(name, detail::as_row(v));
+    note_memory(name, static_cast<const view<T, Space>&>(v), true);
+    return {v.data(), 0, 0, v.stride(0), v.accumulate};
   }
   /// Fills the upstream fields of pair_arguments.
   template <class Pairs, class T>
@@ -151,10 +191,14 @@ class pair_binder {
     pairs.upstream_number = scale || scale.device != nullptr ? 1 : scale.number;
     pairs.upstream_at = scale.device;
   }
-  void unused(const char* name, bool given) const { row_.unused(name, given); }
+  /// A field this call has no use for must not be given.
+  void unused(const char* name, bool given) const {
+    if (given) [[unlikely]]
+      detail::fail(function_, name, "to be left out: this call does not use it");
+  }
   /// Memory of a tensor that is bound elsewhere; what is written must not overlap it.
-  void occupy(const char* name, detail::byte_range bytes, bool is_written) {
-    row_.occupy(name, bytes, is_written);
+  void occupy(const char* name, const detail::byte_range& bytes, bool is_written) {
+    note(name, bytes, is_written);
   }
 };
 

@@ -3,6 +3,7 @@
 #include "rlhf/backend/thrust/groups.hpp"
 #include "rlhf/backend/thrust/logit_rows.hpp"
 #include "rlhf/backend/thrust/memory.hpp"
+#include "rlhf/backend/thrust/moment_pass.hpp"
 #include "rlhf/backend/thrust/row_scan.hpp"
 #include "rlhf/backend/thrust/token_pass.hpp"
 #include "rlhf/primitive/executor.hpp"
@@ -123,6 +124,50 @@ class device_run {
     for_each(a.domain.rows * K::sums,
              detail::gather_groups<space>{done.map, size, K::sums, done.partial, to});
     arena_.release(mark);
+  }
+
+  template <class K>
+  void moment_reduce(const K& kernel, const token_arguments<K, space>& a, double* figures) {
+    constexpr int size = moments_of<K>::size;
+    examine(a.domain);
+    const auto mark = arena_.mark();
+    auto map = detail::flush_map<space>::over(a.domain, rows_per_group);
+    auto* const length = allocate<index>(a.domain.rows);
+    auto* const before = allocate<index>(a.domain.rows);
+    auto* const partial = allocate<double>(map.slots * size);
+    auto* x = allocate<double>(map.groups * size);
+    map.length = length;
+    map.before = before;
+    lanes(a.domain.rows, detail::count_lanes<space>{a.domain, nullptr, length});
+    for_each(a.domain.rows, detail::steps_before<space>{map, before});
+    if (map.groups > 0) {
+      if (!arena_.dry())
+        exec_.launch_lanes(map.slots, detail::moment_pass<K, space>{kernel, a, map, partial});
+      index stride = 1;
+      for (index n = map.longest(); n > 1; n = (n + detail::fold_width - 1) / detail::fold_width) {
+        for_each(map.slots * (K::size + 1),
+                 detail::fold_moment_flushes<K, space>{map, partial, stride});
+        stride *= detail::fold_width;
+      }
+      for_each(map.groups * size,
+               detail::gather_groups<space>{map, size, size, partial, x});
+    }
+    index n = map.groups;
+    while (n > detail::fold_width) {
+      const index blocks = (n + detail::fold_width - 1) / detail::fold_width;
+      auto* const y = allocate<double>(blocks * size);
+      for_each(blocks * (K::size + 1), detail::fold_moment_rows<K>{x, n, y});
+      x = y;
+      n = blocks;
+    }
+    for_each(K::size + 1, detail::fold_moment_rows<K>{x, n, figures});
+    arena_.release(mark);
+  }
+
+  /// map_reduce for a kernel that only writes.
+  template <class K>
+  void map_tokens(const K& kernel, const token_arguments<K, space>& a) {
+    map_reduce(kernel, a, nullptr);
   }
 
   template <class K>
