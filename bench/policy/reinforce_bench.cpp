@@ -13,7 +13,7 @@ const registration lines = token_lines(
       const auto old_log_prob = d.input_near("old_log_prob", log_prob, 0.2f);
       const auto advantage = d.input("advantage", -1, 1);
       const auto d_log_prob = d.output("d_log_prob");
-      return [=, mask = d.mask, layout = d.layout, n = d.tokens()](const auto& exec) {
+      return [=, mask = d.mask, layout = d.layout, n = d.counted()](const auto& exec) {
         return rlhf::reinforce_loss<float>({.log_prob = log_prob,
                                             .old_log_prob = old_log_prob,
                                             .advantage = advantage,

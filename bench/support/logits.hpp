@@ -84,6 +84,7 @@ registration logit_lines(const logit_operation& operation, const Make& make) {
                     .items = items,
                     .bytes = items * sizeof(L) * (operation.reads + operation.writes),
                     .goal = goal ? operation.goal : 0,
+                    .goal_speedup = 1.6,
                     .exponentials = true,
                     .threads = c.threads};
       add_line(name, [make, c, name, of](benchmark::State& state) {

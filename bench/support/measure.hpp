@@ -18,6 +18,7 @@
 //     copy_ns      the copy's time per token
 //     exp_ns       the time of one exponential
 //     speedup      wall time of one thread over that of two
+//     goal_speedup what it should be, where a goal is set
 //     unsteady     1 where the two copies differ by more than 10 %
 
 #include <benchmark/benchmark.h>
@@ -36,6 +37,7 @@ struct work {
   double bytes = 0;       ///< minimal reads and writes
   double goal = 0;        ///< ns per item, 0: none
   double goal_ratio = 0;  ///< 0: none
+  double goal_speedup = 0;  ///< of several threads, where one needs more than 1.5 copies; 0: none
   bool exponentials = false;
   int threads = 1;
 };

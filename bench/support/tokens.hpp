@@ -25,7 +25,7 @@ struct token_case {
 /// The inputs and outputs of one operation in one case.
 class token_data {
   token_case of_;
-  index tokens_ = 0;
+  index tokens_ = 0, counted_ = 0;
 
   rlhf::view<float> add(const char* name, bool is_output);
 
@@ -48,6 +48,8 @@ class token_data {
 
   /// Tokens of the layout: a hole counts, padding does not.
   double tokens() const { return static_cast<double>(tokens_); }
+  /// Tokens that count: neither holes nor padding. What divides a loss.
+  double counted() const { return static_cast<double>(counted_); }
   /// Places in memory: padding counts.
   double slots() const;
 };

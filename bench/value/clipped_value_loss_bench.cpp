@@ -13,7 +13,7 @@ const registration lines = token_lines(
       const auto old_value = d.input_near("old_value", value, 0.4f);
       const auto returns = d.input("returns", -1, 1);
       const auto d_value = d.output("d_value");
-      return [=, mask = d.mask, layout = d.layout, n = d.tokens()](const auto& exec) {
+      return [=, mask = d.mask, layout = d.layout, n = d.counted()](const auto& exec) {
         return rlhf::clipped_value_loss<float>({.value = value,
                                                 .old_value = old_value,
                                                 .returns = returns,
