@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstdint>
-#include <cstring>
 #include <type_traits>
 
 #include "rlhf/backend/host/count.hpp"
@@ -68,7 +67,7 @@ RLHF_NOINLINE void fill_tokens(X* to, index step, index n, X value) {
 template <class X, class Y>
 RLHF_NOINLINE void copy_tokens(X* to, index to_step, const Y* from, index from_step, index n) {
   if (std::is_same_v<X, Y> && to_step == 1 && from_step == 1)
-    std::memcpy(to, from, static_cast<std::size_t>(n) * sizeof(X));
+    __builtin_memcpy(to, from, static_cast<std::size_t>(n) * sizeof(X));
   else
     for (index j = 0; j < n; ++j) to[j * to_step] = static_cast<X>(from[j * from_step]);
 }
