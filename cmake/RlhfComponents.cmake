@@ -3,7 +3,8 @@
 set(rlhf_components eigen xtensor thrust tbb openmp)
 
 # rlhf_find_component(eigen FOUND WHY): looks for what rlhf::eigen needs. FOUND: whether it is here;
-# WHY: where it is not, a sentence that follows its name. What the user's project has already is taken as it is.
+# WHY: where it is not, a sentence that follows its name. What the user's project has already is
+# taken as it is.
 function(rlhf_find_component component result why)
   set(found FALSE)
   if(component STREQUAL "rlhf")

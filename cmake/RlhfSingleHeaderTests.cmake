@@ -1,7 +1,7 @@
-# For a build that tests the single header (-DRLHF_TEST_SINGLE_HEADER=ON): a folder whose headers have
-# the names of those in include/ and include nothing but the single header. rlhf_include becomes that
-# folder, so no test can reach include/. Backends of other libraries are not in the single header and
-# have no stand-in.
+# For a build that tests the single header (-DRLHF_TEST_SINGLE_HEADER=ON): a folder whose headers
+# have the names of those in include/ and include nothing but the single header. rlhf_include
+# becomes that folder, so no test can reach include/. Backends of other libraries are not in the
+# single header and have no stand-in.
 set(rlhf_single_include "${PROJECT_BINARY_DIR}/single_include")
 execute_process(COMMAND "${CMAKE_COMMAND}" "-DOUT=${rlhf_single_include}"
                         -P "${PROJECT_SOURCE_DIR}/cmake/single_header.cmake"

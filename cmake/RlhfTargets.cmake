@@ -38,8 +38,8 @@ endforeach()
 target_sources(rlhf INTERFACE
                FILE_SET HEADERS BASE_DIRS "${rlhf_include}" FILES ${rlhf_core_headers})
 
-# rlhf_link_component(eigen TARGET [ABSENT]): the dependency by its target's name, which the installed
-# package repeats. ABSENT is a name that CMake refuses to take for a library's file.
+# rlhf_link_component(eigen TARGET [ABSENT]): the dependency by its target's name, which the
+# installed package repeats. ABSENT is a name that CMake refuses to take for a library's file.
 function(rlhf_link_component component dependency)
   if(NOT TARGET ${dependency} AND ARGN)
     set(dependency "$<BUILD_INTERFACE:${ARGN}>$<INSTALL_INTERFACE:${dependency}>")
@@ -47,9 +47,9 @@ function(rlhf_link_component component dependency)
   target_link_libraries(rlhf_${component} INTERFACE ${dependency})
 endfunction()
 
-# rlhf_find_dependencies(COMPONENT...): looks for what they need. What is found is visible everywhere: a
-# project that adds this one as a folder links rlhf::eigen, and with it Eigen3::Eigen. The global
-# property RLHF_WITHOUT_<component> says why one cannot be used here.
+# rlhf_find_dependencies(COMPONENT...): looks for what they need. What is found is visible
+# everywhere: a project that adds this one as a folder links rlhf::eigen, and with it Eigen3::Eigen.
+# The global property RLHF_WITHOUT_<component> says why one cannot be used here.
 function(rlhf_find_dependencies)
   set(CMAKE_FIND_PACKAGE_TARGETS_GLOBAL ON)
   foreach(component IN LISTS ARGN)
@@ -78,11 +78,12 @@ if(PROJECT_IS_TOP_LEVEL OR RLHF_BUILD_TESTS OR RLHF_BUILD_BENCH OR RLHF_BUILD_EX
     endif()
   endforeach()
 else()
-  # As a part of another project: once that has said everything, so that an Eigen which it adds itself,
-  # before or after this folder, is the one that is taken.
-  list(JOIN rlhf_components " " arguments)  # a deferred call would expand them in that project
+  # As a part of another project: once that has said everything, so that an Eigen which it adds
+  # itself, before or after this folder, is the one that is taken.
+  # A deferred call would expand its arguments in that project: EVAL expands them now.
+  list(JOIN rlhf_components " " all)
   cmake_language(EVAL CODE "
-    cmake_language(DEFER DIRECTORY [[${CMAKE_SOURCE_DIR}]] CALL rlhf_find_dependencies ${arguments})")
+    cmake_language(DEFER DIRECTORY [[${CMAKE_SOURCE_DIR}]] CALL rlhf_find_dependencies ${all})")
 endif()
 
 # Fetched with FetchContent, a later find_package(rlhf 0.1 COMPONENTS eigen) of that project, or of

@@ -1,8 +1,9 @@
 # cmake -DFOLDER=... "-DCOMPILE=launcher;compiler" "-DWARNINGS=..." "-DVARIANTS=plain;..." -P
 # check_single_header.cmake
 #
-# Makes the single header twice and compares the bytes; then, for each variant, compiles the two units
-# of tests/single_header/ with nothing else on the include path, links them and runs the program.
+# Makes the single header twice and compares the bytes; then, for each variant, compiles the two
+# units of tests/single_header/ with nothing else on the include path, links them and runs the
+# program.
 cmake_minimum_required(VERSION 3.25)
 get_filename_component(root "${CMAKE_CURRENT_LIST_DIR}/.." ABSOLUTE)
 

@@ -1,6 +1,6 @@
-# cmake [-DOUT=folder] -P cmake/single_header.cmake: writes OUT/rlhf/rlhf.hpp (default: single_include/
-# in this repository), every algorithm and the host backend in one file. It needs no compiler and no
-# configured build, and the same sources always give the same bytes.
+# cmake [-DOUT=folder] -P cmake/single_header.cmake: writes OUT/rlhf/rlhf.hpp (default:
+# single_include/ in this repository), every algorithm and the host backend in one file. It needs no
+# compiler and no configured build, and the same sources always give the same bytes.
 #
 # Our include graph makes this simple: own includes are written "rlhf/...", stand before anything
 # conditional, and every header has #pragma once. What breaks one of these rules is refused.
@@ -74,8 +74,8 @@ file(STRINGS "${include}/rlhf/version.hpp" version
 list(TRANSFORM version REPLACE "^.* " "")
 list(JOIN version "." version)
 
-# A unit that also includes the folder would see everything twice: core/config.hpp and the first lines
-# here say so in a sentence, in either order.
+# A unit that also includes the folder would see everything twice: core/config.hpp and the first
+# lines here say so in a sentence, in either order.
 set(top "\
 // rlhf ${version}: the algorithms of reinforcement learning from human feedback, in one header.
 // Every algorithm and the host backend; the other backends need the folder include/ instead.

@@ -1,6 +1,6 @@
 #!/bin/sh
-# check.sh ROOT FOLDER: every way to get the library. Each is followed by a user's build whose programs
-# compute a loss and check its number. Ends with `N passed, N failed`.
+# check.sh ROOT FOLDER: every way to get the library. Each is followed by a user's build whose
+# programs compute a loss and check its number. Ends with `N passed, N failed`.
 set -u
 root=$1 folder=$2
 packaging=$root/cmake/packaging
@@ -76,7 +76,8 @@ versions() {
     "-DIS=$version"
 }
 component_refused() {
-  refuses 'component eigen needs Eigen 3.4 or later (the CMake package Eigen3), which was not found' \
+  needs='Eigen 3.4 or later (the CMake package Eigen3)'
+  refuses "component eigen needs $needs, which was not found" \
     "-DCMAKE_PREFIX_PATH=$prefix" -DWANT=eigen -DCMAKE_DISABLE_FIND_PACKAGE_Eigen3=ON
 }
 old_eigen_refused() {
@@ -113,7 +114,10 @@ check "find_package: rlhf alone" installed core rlhf
 # find one is not taken for a machine without it.
 eigen=$(pkg-config --variable=includedir eigen3 2>/dev/null) || eigen=
 eigen=${eigen:-/usr/include/eigen3}
-finds() { printf '#include <%s>\n' "$1" | c++ -std=c++20 -E "-I$eigen" -fopenmp -x c++ - >/dev/null 2>&1; }
+finds() {
+  printf '#include <%s>\n' "$1" |
+    c++ -std=c++20 -E "-I$eigen" -fopenmp -x c++ - >/dev/null 2>&1
+}
 here=
 for row in eigen:Eigen/Core xtensor:xtensor/xtensor.hpp tbb:tbb/parallel_for.h openmp:omp.h \
   thrust:thrust/version.h; do
@@ -140,7 +144,8 @@ adds_nothing() {
     cmake --install "$folder/host" || return 1
   [ ! -e "$folder/nothing" ] || { find "$folder/nothing"; return 1; }
   # What it may leave in the cache: its own options, and where it found what.
-  ! grep -E '^(BUILD_|CMAKE_CXX_STANDARD|doctest|benchmark|RLHF_CCACHE)' "$folder/host/CMakeCache.txt"
+  ! grep -E '^(BUILD_|CMAKE_CXX_STANDARD|doctest|benchmark|RLHF_CCACHE)' \
+    "$folder/host/CMakeCache.txt"
 }
 own_eigen() {
   cmake -S "$packaging/host" -B "$folder/own_eigen" "-DSOURCE=$root" "-DOWN_EIGEN=$eigen" \
@@ -181,7 +186,9 @@ make_repository() {
       commit -q -m "The working tree" && git tag "v$version"
 }
 fetched() { use fetched -DFROM=fetched "$git" "$tag" '-DWANT=rlhf;eigen'; }
-fetched_as_package() { use fetched_as_package -DFROM=fetched_as_package "$git" "$tag" '-DWANT=rlhf;eigen'; }
+fetched_as_package() {
+  use fetched_as_package -DFROM=fetched_as_package "$git" "$tag" '-DWANT=rlhf;eigen'
+}
 fetched_refuses() {
   refuses 'component eigen needs Eigen 3.4 or later' -DFROM=fetched_as_package "$git" "$tag" \
     -DWANT=eigen -DCMAKE_DISABLE_FIND_PACKAGE_Eigen3=ON &&

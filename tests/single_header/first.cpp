@@ -1,12 +1,13 @@
-// One of two units that include the single header and nothing else of ours. A function of each family
-// runs here, so that templates of the host backend are instantiated in both.
+// One of two units that include the single header and nothing else of ours.
+// Both call the same loss, so the linker has to choose among their copies.
 #include <rlhf/rlhf.hpp>
 
 #include <cmath>
 #include <cstdio>
 #include <vector>
 
-double loss_in_second_unit(const std::vector<float>& log_prob, const std::vector<float>& old_log_prob,
+double loss_in_second_unit(const std::vector<float>& log_prob,
+                           const std::vector<float>& old_log_prob,
                            const std::vector<float>& advantage);
 
 namespace {

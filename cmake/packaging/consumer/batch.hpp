@@ -1,7 +1,7 @@
 #pragma once
 
-// What each consumer computes: two answers, packed; ratios e^0.2, 1 and e^-0.5, of which none is cut.
-// The loss is (-e^0.2 + 1 - 0.5 e^-0.5) / 3, the slope at the last token -0.5 e^-0.5 / 3.
+// What each consumer computes: two answers, packed; ratios e^0.2, 1 and e^-0.5, of which none is
+// cut. The loss is (-e^0.2 + 1 - 0.5 e^-0.5) / 3, the slope at the last token -0.5 e^-0.5 / 3.
 
 #include <cmath>
 #include <cstdio>

@@ -1,6 +1,6 @@
 # cmake -DROOT=... -DFOLDER=... -P dry_run.cmake: runs the portfile with stand-ins for vcpkg's
-# functions that do the same job, and checks its vcpkg.json, what it tells the user and what it leaves
-# behind.
+# functions that do the same job, and checks its vcpkg.json, what it tells the user and what it
+# leaves behind.
 cmake_minimum_required(VERSION 3.25)
 set(ports "${ROOT}/cmake/packaging/vcpkg/ports")
 set(PORT rlhf)
@@ -112,7 +112,7 @@ foreach(i RANGE ${last})
   string(JSON count LENGTH "${ports_of_feature}")
   if(NOT feature MATCHES "${identifier}" OR NOT feature IN_LIST rlhf_components OR NOT description
      OR NOT count EQUAL 1 OR NOT port STREQUAL "${port_of_${feature}}")
-    message(FATAL_ERROR "vcpkg.json: feature ${feature}, '${description}', needs ${ports_of_feature}")
+    message(FATAL_ERROR "vcpkg.json: ${feature}, '${description}', needs ${ports_of_feature}")
   endif()
 endforeach()
 foreach(feature eigen xtensor tbb)
