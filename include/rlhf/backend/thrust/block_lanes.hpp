@@ -155,8 +155,25 @@ class cuda_block {
   }
 };
 
+/// How many threads a kernel may be launched with, and how many of its blocks shall fit a
+/// multiprocessor: from these follow its registers.
 template <class F>
-__global__ void __launch_bounds__(most_block_threads, 3) run_blocks(index n, F f) {
+constexpr int launch_threads_of() {
+  if constexpr (requires { F::launch_threads; })
+    return F::launch_threads;
+  else
+    return most_block_threads;
+}
+template <class F>
+constexpr int launch_blocks_of() {
+  if constexpr (requires { F::launch_blocks; })
+    return F::launch_blocks;
+  else
+    return 3;
+}
+
+template <class F>
+__global__ void __launch_bounds__(launch_threads_of<F>(), launch_blocks_of<F>()) run_blocks(index n, F f) {
   extern __shared__ __align__(16) unsigned char shared_of_block[];
   const cuda_block block(reinterpret_cast<std::byte*>(shared_of_block));
   for (index i = blockIdx.x; i < n; i += gridDim.x) {

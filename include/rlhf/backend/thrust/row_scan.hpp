@@ -64,6 +64,9 @@ struct scan_plan {
     int first_unit;         // a unit: 8 steps, a thread
     T after;                // the shifted input behind the last step
     double carry;           // x behind it
+    // Where the row begins in each tensor.
+    index in[at_least_one(K::inputs)], flag[at_least_one(K::flags)], out[at_least_one(K::outputs)];
+    index mask;
   };
   struct round_state {
     // The next round's begin.
@@ -128,6 +131,9 @@ struct scan_pass {
   static constexpr bool varying = has_varying_decay<K>();
   static_assert(outputs <= 4, "threads of a block are set aside for the moments of 4 outputs");
 
+  static constexpr int launch_threads = threads;
+  static constexpr int launch_blocks = sizeof(T) == sizeof(float) ? (K::flags > 0 ? 6 : 7) : 4;
+
   K kernel;
   scan_arguments<K, Space> a;
   decay_powers<T> power;
@@ -154,9 +160,10 @@ struct scan_pass {
   }
 
  private:
+  /// What a thread keeps of its block between phases: b, then x; where decays vary their products.
   struct eight {
-    lanes t[steps];
     T x[steps];
+    T c[varying ? steps : 1];
   };
   struct moments {
     double sum, square;
@@ -284,6 +291,9 @@ struct scan_pass {
     RLHF_HOST_DEVICE bool valid(index i, index j) const {
       return a.domain.mask.at(a.domain.mask_offset(i) + j * a.domain.mask_stride()) > 0;
     }
+    RLHF_HOST_DEVICE bool valid(const part& p, index j) const {
+      return a.domain.mask.at(p.mask + j * a.domain.mask_stride()) > 0;
+    }
     /// As the segment's first piece chose it. No row here has holes that are left out.
     RLHF_HOST_DEVICE void choose_shift(round_state& r) const {
       index i = segment.first;
@@ -378,6 +388,13 @@ struct scan_pass {
       p.first_unit = first_unit;
       p.after = pass.of_row(a.after, p.row);
       p.carry = static_cast<double>(pass.of_row(a.end, p.row));
+      for (int k = 0; k < K::inputs; ++k)
+        p.in[k] = p.row * a.in[k].per_row + p.begin * a.in[k].per_begin;
+      for (int k = 0; k < K::flags; ++k)
+        p.flag[k] = p.row * a.flag[k].per_row + p.begin * a.flag[k].per_begin;
+      for (int k = 0; k < outputs; ++k)
+        p.out[k] = p.row * a.out[k].per_row + p.begin * a.out[k].per_begin;
+      if (masked) p.mask = a.domain.mask_offset(p.row);
       parts[q] = p;
     }
 
@@ -386,7 +403,7 @@ struct scan_pass {
       for (int k = 0; k < outputs; ++k) {
         const token_output<T>& y = a.out[k];
         if (y.data == nullptr || y.accumulate) continue;
-        y.data[p.row * y.per_row + p.begin * y.per_begin + j * y.stride] = T(0);
+        y.data[p.out[k] + j * y.stride] = T(0);
       }
     }
 
@@ -417,7 +434,7 @@ struct scan_pass {
           const part& p = parts[q];
           const index from = (in_tiles ? round->scanned : p.length) - done - (t % team) * steps;
           int number = 0;
-          for (int b = 1; b <= steps && from - b >= 0; ++b) number += valid(p.row, from - b) ? 1 : 0;
+          for (int b = 1; b <= steps && from - b >= 0; ++b) number += valid(p, from - b) ? 1 : 0;
           count[t] = number;
         });
         block.each([&](int t) {
@@ -428,7 +445,7 @@ struct scan_pass {
           int e = found[q];
           for (int other = t / team * team; other < t; ++other) e += count[other];
           for (int b = 1; b <= steps && from - b >= 0; ++b) {
-            if (!valid(p.row, from - b)) {
+            if (!valid(p, from - b)) {
               clear(p, from - b);
               continue;
             }
@@ -473,22 +490,18 @@ struct scan_pass {
             const int e = at - p.first_unit * steps;
             if (e >= p.count) continue;
             const index j = position(p, e);
-            here[h] = !masked || skips || valid(p.row, j);
+            here[h] = !masked || skips || valid(p, j);
             const bool blank = blanks && !here[h];
             for (int k = 0; k < K::inputs; ++k) {
               const token_input<T>& in = a.in[k];
               value[h][k] = in.data == nullptr ? in.absent
                             : blank            ? T(0)
-                                    : in.data[p.row * in.per_row + p.begin * in.per_begin +
-                                              j * in.stride];
+                                    : in.data[p.in[k] + j * in.stride];
             }
             for (int k = 0; k < K::flags; ++k) {
               const token_flags& f = a.flag[k];
               flags[h][k] =
-                  f.data != nullptr && !blank &&
-                          f.data[p.row * f.per_row + p.begin * f.per_begin + j * f.stride] != 0
-                      ? 1
-                      : 0;
+                  f.data != nullptr && !blank && f.data[p.flag[k] + j * f.stride] != 0 ? 1 : 0;
             }
           }
           for (int h = 0; h < ahead; ++h) {
@@ -503,6 +516,19 @@ struct scan_pass {
       });
     }
 
+    RLHF_HOST_DEVICE void read(lanes& t, int l, int u) const {
+      for (int k = 0; k < K::inputs; ++k) t.in[k] = lane_of(x[(k * steps + l) * pitch + u]);
+      for (int k = 0; k < K::flags; ++k) t.flag[k] = is_flagged(k, l, u);
+    }
+    RLHF_HOST_DEVICE bool is_flagged(int k, int l, int u) const {
+      return flag[(k * steps + l) * pitch + u] != 0;
+    }
+    RLHF_HOST_DEVICE bool stops_at(int l, int u) const {
+      bool any = false;
+      for (int k = 0; k < K::flags; ++k) any = any || is_flagged(k, l, u);
+      return any;
+    }
+
     /// b of each step, x of whole blocks as if nothing came after them.
     RLHF_HOST_DEVICE void step() {
       const int n = round->units;
@@ -511,23 +537,29 @@ struct scan_pass {
         eight& my = mine[t];
         const part& p = parts[owner[t]];
         const bool first = t == p.first_unit;
-        for (int l = 0; l < steps; ++l) {
-          for (int k = 0; k < K::inputs; ++k)
-            my.t[l].in[k] = lane_of(x[(k * steps + l) * pitch + t]);
-          for (int k = 0; k < K::flags; ++k)
-            my.t[l].flag[k] = flag[(k * steps + l) * pitch + t] != 0;
-        }
         if constexpr (K::shifted >= 0) {
-          for (int l = 0; l + 1 < steps; ++l) my.t[l].next = my.t[l + 1].in[K::shifted];
-          my.t[steps - 1].next =
-              lane_of(first ? p.after : x[K::shifted * steps * pitch + t - 1]);
           // Of the part's first step: what a tile before it needs.
           if (round->in_tiles && t + 1 == n)
             round->after = x[(K::shifted * steps + (n * steps - p.count)) * pitch + t];
         }
-        for (int l = 0; l < steps; ++l) {
-          pass.kernel.step(my.t[l]);
-          my.x[l] = math::first(my.t[l].b);
+        for (int l = steps; l-- > 0;) {
+          lanes now;
+          read(now, l, t);
+          if constexpr (K::shifted >= 0) {
+            const T* const row = x + K::shifted * steps * pitch;
+            now.next = lane_of(l + 1 < steps ? row[(l + 1 < steps ? l + 1 : 0) * pitch + t]
+                               : first       ? p.after
+                                             : row[t - 1]);
+          }
+          pass.kernel.step(now);
+          my.x[l] = math::first(now.b);
+          if constexpr (varying) my.c[l] = math::first(now.a);
+          // The moments of a segment are about the outputs of its first row's last token.
+          if (l + 1 == steps && first && round->fresh && earlier_are_empty(owner[t])) {
+            pass.advance(now, static_cast<T>(p.carry));
+            for (int k = 0; k < outputs; ++k)
+              round->shift[k] = static_cast<double>(math::first(now.out[k]));
+          }
         }
         if (full[t] != 0) solve(my, t);
       });
@@ -536,8 +568,7 @@ struct scan_pass {
       const decay_powers<T>& power = pass.power;
       T* const y = my.x;
       if constexpr (varying) {
-        T c[steps];
-        for (int l = 0; l < steps; ++l) c[l] = math::first(my.t[l].a);
+        T* const c = my.c;
         const auto combine = [&](int l, T later, T later_c) {
           y[l] = fused(c[l], c[l] == T(0) ? T(0) : later, y[l]);
           c[l] = math::first(lane_of(c[l]) * lane_of(later_c));
@@ -547,23 +578,25 @@ struct scan_pass {
             combine(l, l % 4 + d < 4 ? y[l + d] : T(0), l % 4 + d < 4 ? c[l + d] : T(1));
         const T middle = y[4], middle_c = c[4];
         for (int l = 0; l < steps; ++l) combine(l, l < 4 ? middle : T(0), l < 4 ? middle_c : T(1));
-        for (int l = 0; l < steps; ++l) my.t[l].a = lane_of(c[l]);
         whole[t] = c[0];
         dead[t] = 0;
       } else if (pass.decays()) {
         bool stops = false;
-        for (int l = 0; l < steps; ++l) stops = stops || flagged(my.t[l]);
+        if constexpr (K::flags > 0)
+          for (int l = 0; l < steps; ++l) stops = stops || stops_at(l, t);
         dead[t] = stops ? 1 : 0;
         if (stops) {
           // Behind the last end of an episode comes what does not count; `head` is right.
           T next = T(0);
           for (int l = steps; l-- > 0;)
-            next = flagged(my.t[l]) ? y[l] : fused(power.one, next, y[l]);
+            next = stops_at(l, t) ? y[l] : fused(power.one, next, y[l]);
           head[t] = next;
           return;
         }
-        for (int l = 0; l < steps; ++l) y[l] = fused(power.one, l % 4 + 1 < 4 ? y[l + 1] : T(0), y[l]);
-        for (int l = 0; l < steps; ++l) y[l] = fused(power.two, l % 4 + 2 < 4 ? y[l + 2] : T(0), y[l]);
+        for (int l = 0; l < steps; ++l)
+          y[l] = fused(power.one, l % 4 + 1 < 4 ? y[l + 1] : T(0), y[l]);
+        for (int l = 0; l < steps; ++l)
+          y[l] = fused(power.two, l % 4 + 2 < 4 ? y[l + 2] : T(0), y[l]);
         const T middle = y[4];
         for (int l = 0; l < steps; ++l)
           y[l] = fused(power.to_middle[l], l < 4 ? middle : T(0), y[l]);
@@ -654,21 +687,12 @@ struct scan_pass {
         const int m = t - p.first_unit;
         const bool ended = (dead[t] & 1) != 0, stops = (dead[t] & 2) != 0;
         const T outer = ended ? T(0) : static_cast<T>(p.carry);
-        // The moments of a segment are about the outputs of its first row's last token.
-        if (round->fresh && m == 0 && earlier_are_empty(owner[t])) {
-          lanes last = my.t[steps - 1];
-          pass.advance(last, static_cast<T>(p.carry));
-          for (int k = 0; k < outputs; ++k)
-            round->shift[k] = static_cast<double>(math::first(last.out[k]));
-        }
+        T* const y = my.x;
         if (full[t] != 0) {
-          T* const y = my.x;
           if constexpr (varying) {
             const T total = fused(reach[t], reach[t] == T(0) ? T(0) : outer, chain[t]);
-            for (int l = 0; l < steps; ++l) {
-              const T c = math::first(my.t[l].a);
-              y[l] = fused(c, c == T(0) ? T(0) : total, y[l]);
-            }
+            for (int l = 0; l < steps; ++l)
+              y[l] = fused(my.c[l], my.c[l] == T(0) ? T(0) : total, y[l]);
           } else if (pass.decays()) {
             const T total = fused(power.block[m], outer, chain[t]);
             if (!stops) {
@@ -676,14 +700,10 @@ struct scan_pass {
             } else {
               T next = total;
               for (int l = steps; l-- > 0;) {
-                if (!flagged(my.t[l])) y[l] = fused(power.one, next, y[l]);
+                if (!stops_at(l, t)) y[l] = fused(power.one, next, y[l]);
                 next = y[l];
               }
             }
-          }
-          for (int l = 0; l < steps; ++l) {
-            my.t[l].x = lane_of(y[l]);
-            pass.kernel.emit(my.t[l]);
           }
         } else {
           // The row begins inside this block: one by one.
@@ -692,14 +712,22 @@ struct scan_pass {
           T later = reached > T(0) ? fused(reached, outer, chain[t]) : chain[t];
           const int begins = steps - p.count % steps;
           for (int l = steps; l-- > 0;) {
-            if (l < begins) break;
-            pass.advance(my.t[l], later);
-            later = math::first(my.t[l].x);
+            if (l < begins) continue;
+            T decay = power.one;
+            if constexpr (varying) decay = my.c[l];
+            const bool alone = stops_at(l, t) || !pass.decays() || (varying && decay == T(0));
+            if (!alone) y[l] = fused(decay, later, y[l]);
+            later = y[l];
           }
         }
-        for (int k = 0; k < outputs; ++k)
-          for (int l = 0; l < steps; ++l)
-            x[(k * steps + l) * pitch + t] = math::first(my.t[l].out[k]) + T(0);  // never −0
+        for (int l = 0; l < steps; ++l) {
+          lanes now;
+          read(now, l, t);
+          now.x = lane_of(y[l]);
+          pass.kernel.emit(now);
+          for (int k = 0; k < outputs; ++k)
+            x[(k * steps + l) * pitch + t] = math::first(now.out[k]) + T(0);  // never −0
+        }
       });
     }
     RLHF_HOST_DEVICE bool earlier_are_empty(int q) const {
@@ -773,7 +801,7 @@ struct scan_pass {
             const token_output<T>& y = a.out[k];
             if (y.data == nullptr || (!here && y.accumulate)) continue;
             const T value = here ? x[(k * steps + l) * pitch + u] : T(0);
-            T& to = y.data[p.row * y.per_row + p.begin * y.per_begin + j * y.stride];
+            T& to = y.data[p.out[k] + j * y.stride];
             to = y.accumulate ? to + value : value;
           }
         }
