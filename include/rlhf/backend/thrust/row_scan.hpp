@@ -15,35 +15,33 @@ namespace rlhf::inline RLHF_COMPUTE::detail {
 struct scan_link {
   double chain;  // x of its first step, from 0
   double scale;  // what x behind it is multiplied by on the way; 0 where an episode ends
+  RLHF_HOST_DEVICE double through(double x) const {
+    return scale > 0 ? math::fma(scale, x, chain) : chain;
+  }
 };
 
-/// The scan of a few long rows goes in three steps: the links of all tiles, the carries of all
-/// pieces, and the scan itself.
-template <class K, class Space>
-struct carry_of_pieces {
-  using T = typename K::scalar_type;
-  scan_arguments<K, Space> a;
-  scan_map<Space> map;
-  const scan_link* link;  // moment_piece_tiles per slot
-  double* carry;          // per slot
+/// Blocks that work on pieces of one row tell each other how far they are: a block numbers itself,
+/// so all before it have begun, publishes the links of its tiles, and looks back for the nearest
+/// piece whose x is known. The sums are those of one walk along the row, whoever comes first.
+struct scan_board {
+  index* ticket;
+  int* state;       // of each slot, see below
+  scan_link* link;  // moment_piece_tiles of each slot
+  double* first_x;  // x of the first step of each slot
 
-  RLHF_HOST_DEVICE void operator()(index slot) const {
-    const scan_slot s = map.at(slot);
-    if (s.first == s.last || s.piece != 0 || s.pieces == 1) return;
-    const index i = s.last - 1;
-    const token_input<T>& end = a.end;
-    const T beyond = end.data == nullptr
-                         ? end.absent
-                         : end.data[i * end.per_row + a.domain.begin(i) * end.per_begin];
-    auto x = static_cast<double>(beyond);
-    for (index p = 1; p < s.pieces && slot + p < map.slots; ++p) {
-      for (index k = 0; k < moment_piece_tiles; ++k) {
-        const scan_link l = link[(slot + p - 1) * moment_piece_tiles + k];
-        x = l.scale > 0 ? math::fma(l.scale, x, l.chain) : l.chain;
-      }
-      carry[slot + p] = x;
+  static constexpr int linked = 1, known = 2;
+
+  /// Clears what must be clear; i in [0, slots].
+  struct clear {
+    index* ticket;
+    int* state;
+    RLHF_HOST_DEVICE void operator()(index i) const {
+      if (i == 0)
+        *ticket = 0;
+      else
+        state[i - 1] = 0;
     }
-  }
+  };
 };
 
 /// Where a block's shared memory has what: from the kernel alone.
@@ -78,12 +76,14 @@ struct scan_plan {
     index part_length;  // the longest
     int parts, units;
     bool in_tiles, fresh;
+    index anchor;  // the nearest slot whose x is known
     double positions;
     double shift[at_least_one(K::outputs)];
   };
 
   std::size_t x = 0, flag = 0, counted = 0, head = 0, whole = 0, chain = 0, reach = 0, dead = 0,
-              full = 0, owner = 0, round = 0, parts = 0, place = 0, count = 0, found = 0, sums = 0;
+              full = 0, owner = 0, round = 0, parts = 0, place = 0, count = 0, found = 0, sums = 0,
+              ticket = 0;
   block_shape shape = {threads, 0};
 
   static scan_plan over(bool skips) {
@@ -105,15 +105,10 @@ struct scan_plan {
     p.count = plan.take(threads, sizeof(int));
     p.found = plan.take(most_parts, sizeof(int));
     p.sums = plan.take(2 * threads, sizeof(double));
+    p.ticket = plan.take(1, sizeof(index));
     p.shape.shared_bytes = plan.used;
     return p;
   }
-};
-
-enum class scan_goal : unsigned char {
-  all,     ///< rows from their end to their beginning, one block to a row
-  links,   ///< only what tiles give to each other
-  pieces,  ///< a block to each piece, whose carries are known
 };
 
 template <class K, class Space>
@@ -139,22 +134,27 @@ struct scan_pass {
   decay_powers<T> power;
   scan_map<Space> map;
   plan_type plan;
-  scan_goal goal;
-  scan_link* link;      // of each tile of each slot; written for links
-  const double* carry;  // of each slot; read for pieces
   scan_sums<K::outputs>* partial;
+  scan_board board;  // its ticket null: a row is walked by one block
 
   template <class Block>
-  RLHF_HOST_DEVICE void operator()(const Block& block, index slot) const {
+  RLHF_HOST_DEVICE void operator()(const Block& block, index job) const {
+    index slot = job;
+    if (shares_rows()) {
+      auto* const ticket = block.template shared<index>(plan.ticket);
+      block.each([&](int t) {
+        if (t == 0) *ticket = Block::take(board.ticket);
+      });
+      slot = *ticket;
+    }
     const scan_slot s = map.at(slot);
     if (s.first == s.last) {
       block.each([&](int t) {
-        if (t == 0 && goal != scan_goal::links) partial[slot] = {};
+        if (t == 0) partial[slot] = {};
       });
       return;
     }
-    if (goal == scan_goal::all && s.piece != 0) return;
-    if (goal == scan_goal::links && s.piece + 1 == s.pieces) return;
+    if (!shares_rows() && s.piece != 0) return;
     pass_of<Block> pass{*this, block, slot, s};
     pass.run();
   }
@@ -182,6 +182,7 @@ struct scan_pass {
     return x.data == nullptr ? x.absent
                              : x.data[i * x.per_row + a.domain.begin(i) * x.per_begin];
   }
+  RLHF_HOST_DEVICE bool shares_rows() const { return board.ticket != nullptr; }
   RLHF_HOST_DEVICE bool decays() const {
     if constexpr (varying)
       return true;
@@ -234,25 +235,25 @@ struct scan_pass {
     typename Block::template own<moments> moment = {};
 
     RLHF_HOST_DEVICE void run() {
-      begin();
+      double carry = 0;
+      if (pass.shares_rows() && segment.pieces > 1) carry = link_up();
+      begin(false, carry);
       index piece = segment.piece;
       for (;;) {
         plan_round();
-        const int n = round->parts;
-        if (n == 0) break;
+        if (round->parts == 0) break;
         if (skips) find_places();
         load();
         step();
-        connect();
-        if (pass.goal == scan_goal::links) continue;
+        connect(false);
         apply();
         add_moments();
         store();
         if (round->in_tiles && round->tile % moment_piece_tiles == 0 &&
-            piece + 1 < segment.pieces && pass.goal == scan_goal::all)
+            piece + 1 < segment.pieces && !pass.shares_rows())
           end_piece(piece++);
       }
-      if (pass.goal != scan_goal::links) end_piece(piece);
+      end_piece(piece);
     }
 
    private:
@@ -260,14 +261,92 @@ struct scan_pass {
       return !masked || skips || counted[l * pitch + u] != 0;
     }
 
-    RLHF_HOST_DEVICE void begin() {
+    /// The links of this piece for those that follow, and x behind it from those before.
+    RLHF_HOST_DEVICE double link_up() {
+      const scan_board& board = pass.board;
+      const bool last = segment.piece + 1 == segment.pieces;
+      if (!last) {
+        begin(true, 0);
+        for (;;) {
+          plan_round();
+          if (round->parts == 0) break;
+          load();
+          step();
+          connect(true);
+        }
+        if (segment.piece > 0)
+          block.each([&](int t) {
+            if (t == 0) Block::publish(board.state + slot, scan_board::linked);
+          });
+      }
+      const double behind = segment.piece > 0
+                                ? look_back()
+                                : static_cast<double>(pass.of_row(a.end, segment.last - 1));
+      block.each([&](int t) {
+        if (t != 0 || last) return;
+        double y = behind;
+        for (int k = 0; k < moment_piece_tiles; ++k)
+          y = board.link[slot * moment_piece_tiles + k].through(y);
+        board.first_x[slot] = y;
+        Block::publish(board.state + slot, scan_board::known);
+      });
+      return behind;
+    }
+
+    RLHF_HOST_DEVICE double look_back() const {
+      constexpr int width = 32;
+      const scan_board& board = pass.board;
+      const index none = -1, row_begins = slot - segment.piece;
+      block.each([&](int t) {
+        if (t == 0) round->anchor = none, round->scanned = slot;
+      });
+      while (round->anchor == none) {
+        block.each([&](int t) {
+          const index at = round->scanned - 1 - t;
+          if (t < width) count[t] = at >= row_begins ? Block::observe(board.state + at) : 0;
+        });
+        block.each([&](int t) {
+          if (t != 0) return;
+          int k = 0;
+          while (k < width && count[k] == scan_board::linked) ++k;
+          if (k == width)
+            round->scanned -= width;
+          else if (count[k] == scan_board::known)
+            round->anchor = round->scanned - 1 - k;
+        });
+      }
+      // From there on along the row, 32 pieces at a time.
+      const index anchor = round->anchor;
+      auto* const link = reinterpret_cast<scan_link*>(x);
+      static_assert(width * moment_piece_tiles * sizeof(scan_link) <= steps * pitch * sizeof(T));
+      block.each([&](int t) {
+        if (t == 0) round->carry = Block::published(board.first_x + anchor);
+      });
+      for (index from = anchor + 1; from < slot; from += width) {
+        const index left = (slot - from < width ? slot - from : width) * moment_piece_tiles;
+        block.each([&](int t) {
+          for (index k = t; k < left; k += threads) {
+            const scan_link* const at = board.link + from * moment_piece_tiles + k;
+            link[k] = {Block::published(&at->chain), Block::published(&at->scale)};
+          }
+        });
+        block.each([&](int t) {
+          if (t != 0) return;
+          double y = round->carry;
+          for (index k = 0; k < left; ++k) y = link[k].through(y);
+          round->carry = y;
+        });
+      }
+      return round->carry;
+    }
+
+    RLHF_HOST_DEVICE void begin(bool linking, double carry) {
       block.each([&](int t) {
         moment[t] = {0, 0};
         if (t != 0) return;
         round_state r = {};
-        r.fresh = true;
-        r.row = segment.piece == 0 && pass.goal != scan_goal::links ? segment.first
-                                                                     : segment.last - 1;
+        r.fresh = !linking;
+        r.row = segment.piece == 0 && !linking ? segment.first : segment.last - 1;
         r.tile = segment.piece * moment_piece_tiles;
         if (segment.piece > 0) {
           // Its moments are about the last token of the segment's first row, as in piece 0.
@@ -282,8 +361,8 @@ struct scan_pass {
               r.after = next.data[i * next.per_row + a.domain.begin(i) * next.per_begin +
                                   end * next.stride];
           }
-          r.carry = pass.goal == scan_goal::pieces ? pass.carry[slot] : 0;
-          if (pass.goal == scan_goal::pieces) choose_shift(r);
+          r.carry = carry;
+          if (!linking) choose_shift(r);
         }
         *round = r;
       });
@@ -607,7 +686,7 @@ struct scan_pass {
     /// From block to block of each part. `chain` becomes what comes from behind a block, `reach`
     /// the power of the decay that takes the carry there, `dead` whether an episode's end is
     /// between.
-    RLHF_HOST_DEVICE void connect() const {
+    RLHF_HOST_DEVICE void connect(bool linking) const {
       const int n = round->parts;
       block.each([&](int q) {
         if (q >= n) return;
@@ -667,12 +746,13 @@ struct scan_pass {
           if constexpr (varying) scale = static_cast<double>(far);
           if (ended) scale = 0;
           const auto x_of_first = static_cast<double>(from);
-          if (pass.goal == scan_goal::links)
-            pass.link[slot * moment_piece_tiles + r.tile % moment_piece_tiles] = {x_of_first, scale};
-          r.carry = scale > 0 ? math::fma(scale, p.carry, x_of_first) : x_of_first;
+          const scan_link link{x_of_first, scale};
+          if (linking)
+            pass.board.link[slot * moment_piece_tiles + r.tile % moment_piece_tiles] = link;
+          r.carry = link.through(p.carry);
         }
         ++r.tile;
-        const bool to_piece_end = pass.goal != scan_goal::all && r.tile % moment_piece_tiles == 0;
+        const bool to_piece_end = pass.shares_rows() && r.tile % moment_piece_tiles == 0;
         if (p.end <= p.count || to_piece_end) ++r.row;
       });
     }
