@@ -160,9 +160,13 @@ class device_run {
     }
     blocks(map.slots, scan.plan.shape, scan);
     using segments = detail::fold_segments<K, space>;
+    using few_segments = detail::fold_few_segments<K, space>;
     using groups = detail::fold_groups<K::outputs>;
     auto* from = allocate<sums>(map.groups);
-    blocks(map.groups, segments::shape, segments{kernel, a, map, partial, from});
+    if (few_segments::serve(map))
+      for_each(map.groups, few_segments{{kernel, a}, map, partial, from});
+    else
+      blocks(map.groups, segments::shape, segments{{kernel, a}, map, partial, from});
     for (index n = map.groups; n >= 0;) {
       const index left = (n + groups::width - 1) / groups::width;
       auto* const to = left > 1 ? allocate<sums>(left) : nullptr;

@@ -127,7 +127,7 @@ struct scan_pass {
   static_assert(outputs <= 4, "threads of a block are set aside for the moments of 4 outputs");
 
   static constexpr int launch_threads = threads;
-  static constexpr int launch_blocks = sizeof(T) == sizeof(float) ? (K::flags > 0 ? 6 : 7) : 4;
+  static constexpr int launch_blocks = sizeof(T) == sizeof(float) ? (K::flags > 0 ? 5 : 7) : 4;
 
   K kernel;
   scan_arguments<K, Space> a;
@@ -247,8 +247,10 @@ struct scan_pass {
         step();
         connect(false);
         apply();
-        add_moments();
-        store();
+        block.each([&](int t) {  // neither writes what the other reads
+          add_moments(t);
+          store(t);
+        });
         if (round->in_tiles && round->tile % moment_piece_tiles == 0 &&
             piece + 1 < segment.pieces && !pass.shares_rows())
           end_piece(piece++);
@@ -399,6 +401,41 @@ struct scan_pass {
 
     /// The rows that the next round takes, or the tile.
     RLHF_HOST_DEVICE void plan_round() const {
+      if (pass.map.uniform())
+        plan_equal_rows();
+      else
+        plan_any_rows();
+      const int n = round->parts;
+      block.each([&](int t) {
+        for (int q = t; q < n; q += threads) {
+          const part& p = parts[q];
+          for (int u = 0; u * steps < p.count; ++u) {
+            owner[p.first_unit + u] = static_cast<std::uint8_t>(q);
+            full[p.first_unit + u] = (u + 1) * steps <= p.count ? 1 : 0;
+          }
+        }
+      });
+    }
+    RLHF_HOST_DEVICE void plan_equal_rows() const {
+      block.each([&](int t) {
+        const index row = round->row, left = segment.last - row, n = a.domain.columns;
+        const auto units = static_cast<int>(n <= scan_tile_tokens ? (n + steps - 1) / steps : 0);
+        index fit = plan_type::most_parts;
+        if (units > 0 && threads / units < fit) fit = threads / units;
+        if (left < fit) fit = left;
+        const auto number = static_cast<int>(fit > 0 ? fit : 0);
+        if (n > scan_tile_tokens) {
+          if (t == 0) take_tile(left > 0);
+          return;
+        }
+        if (t < number) open(t, row + t, t * units, static_cast<int>(n));
+        if (t != threads - 1) return;
+        round->in_tiles = false;
+        round->parts = number;
+        round->units = number * units;
+      });
+    }
+    RLHF_HOST_DEVICE void plan_any_rows() const {
       constexpr int most = plan_type::most_parts;
       block.each([&](int t) {
         if (t >= most) return;
@@ -414,54 +451,45 @@ struct scan_pass {
           if (count[q] < 0 || count[q] > scan_tile_tokens) break;
           const int more = (count[q] + steps - 1) / steps;
           if (units + more > threads) break;
-          if (q == t) open(t, units);
+          if (q == t) open(t, round->row + t, units, count[t]);
           units += more;
-          if (q > t) break;
+          if (q == t && t != 0) return;
         }
         // Thread 0 has seen them all; for the first that does not fit there may be a tile.
         if (t != 0) return;
-        for (q = 0, units = 0; q < most; ++q) {
-          if (count[q] < 0 || count[q] > scan_tile_tokens) break;
-          const int more = (count[q] + steps - 1) / steps;
-          if (units + more > threads) break;
-          units += more;
+        if (q == 0 && count[0] > scan_tile_tokens) {
+          take_tile(true);
+          return;
         }
-        round_state& r = *round;
-        r.in_tiles = q == 0 && count[0] > scan_tile_tokens;
-        if (r.in_tiles) {
-          const index left = pass.map.steps(r.row) - r.tile * scan_tile_tokens;
-          open(0, 0);
-          part& p = parts[0];
-          p.count = static_cast<int>(left < scan_tile_tokens ? left : scan_tile_tokens);
-          p.end = left;
-          if (r.tile > 0) {
-            p.after = r.after;
-            p.carry = r.carry;
-          } else {
-            r.scanned = p.length;
-          }
-          q = 1;
-          units = (p.count + steps - 1) / steps;
-        }
-        r.parts = q;
-        r.units = units;
-      });
-      const int n = round->parts;
-      block.each([&](int t) {
-        for (int q = t; q < n; q += threads) {
-          const part& p = parts[q];
-          for (int u = 0; u * steps < p.count; ++u) {
-            owner[p.first_unit + u] = static_cast<std::uint8_t>(q);
-            full[p.first_unit + u] = (u + 1) * steps <= p.count ? 1 : 0;
-          }
-        }
+        round->in_tiles = false;
+        round->parts = q;
+        round->units = units;
       });
     }
-    RLHF_HOST_DEVICE void open(int q, int first_unit) const {
+    /// A tile of the row where the round begins; one thread.
+    RLHF_HOST_DEVICE void take_tile(bool there) const {
+      round_state& r = *round;
+      r.in_tiles = true;
+      r.parts = there ? 1 : 0;
+      if (!there) return;
+      const index left = pass.map.steps(r.row) - r.tile * scan_tile_tokens;
+      const index n = left < scan_tile_tokens ? left : scan_tile_tokens;
+      open(0, r.row, 0, static_cast<int>(n));
+      part& p = parts[0];
+      p.end = left;
+      if (r.tile > 0) {
+        p.after = r.after;
+        p.carry = r.carry;
+      } else {
+        r.scanned = p.length;
+      }
+      r.units = static_cast<int>((n + steps - 1) / steps);
+    }
+    RLHF_HOST_DEVICE void open(int q, index row, int first_unit, int n) const {
       part p = {};
-      p.row = round->row + q;
+      p.row = row;
       p.begin = a.domain.begin(p.row);
-      p.count = count[q];
+      p.count = n;
       p.end = p.count;
       p.length = a.domain.length(p.row);
       p.first_unit = first_unit;
@@ -817,83 +845,79 @@ struct scan_pass {
     }
 
     /// 8 lanes for each output, and what is left beside whole blocks.
-    RLHF_HOST_DEVICE void add_moments() {
+    RLHF_HOST_DEVICE void add_moments(int t) {
       const int n = round->units;
-      block.each([&](int t) {
-        if (t < outputs * steps) {
-          const T* const y = x + t * pitch;
-          const int l = t % steps;
-          const double shift = round->shift[t / steps];
-          double sum = moment[t].sum, square = moment[t].square;
-          for (int u = 0; u < n; ++u) {
-            if (full[u] == 0 || !is_counted(l, u)) continue;
-            const double d = static_cast<double>(y[u]) - shift;
-            sum = sum + d;
+      if (t < outputs * steps) {
+        const T* const y = x + t * pitch;
+        const int l = t % steps;
+        const double shift = round->shift[t / steps];
+        double sum = moment[t].sum, square = moment[t].square;
+        for (int u = 0; u < n; ++u) {
+          if (full[u] == 0 || !is_counted(l, u)) continue;
+          const double d = static_cast<double>(y[u]) - shift;
+          sum = sum + d;
+          square = math::fma(d, d, square);
+        }
+        moment[t] = {sum, square};
+      } else if (t >= 32 && t < 32 + outputs) {
+        const T* const y = x + (t - 32) * steps * pitch;
+        const double shift = round->shift[t - 32];
+        double sum = moment[t].sum, square = moment[t].square;
+        for (int q = 0; q < round->parts; ++q) {
+          const int rest = parts[q].count % steps;
+          const int u = parts[q].first_unit + parts[q].count / steps;
+          for (int l = steps; l-- > steps - rest;) {
+            if (!is_counted(l, u)) continue;
+            const double d = static_cast<double>(y[l * pitch + u]) - shift;
+            sum += d;
             square = math::fma(d, d, square);
           }
-          moment[t] = {sum, square};
-        } else if (t >= 32 && t < 32 + outputs) {
-          const T* const y = x + (t - 32) * steps * pitch;
-          const double shift = round->shift[t - 32];
-          double sum = moment[t].sum, square = moment[t].square;
-          for (int q = 0; q < round->parts; ++q) {
-            const int rest = parts[q].count % steps;
-            const int u = parts[q].first_unit + parts[q].count / steps;
-            for (int l = steps; l-- > steps - rest;) {
-              if (!is_counted(l, u)) continue;
-              const double d = static_cast<double>(y[l * pitch + u]) - shift;
-              sum += d;
-              square = math::fma(d, d, square);
-            }
-          }
-          moment[t] = {sum, square};
-        } else if (t == 64) {
-          round_state& r = *round;
-          for (int q = 0; q < r.parts; ++q) {
-            if (parts[q].count > 0) r.fresh = false;
-            if (!masked || skips) r.positions += parts[q].count;
-          }
-        } else if (t >= 96 && masked && !skips) {
-          int valid_here = 0;
-          for (int s = t - 96; s < steps * n; s += 32) {
-            const int l = s / n, u = s % n;
-            const part& p = parts[owner[u]];
-            const bool step_of_row = steps - 1 - l + (u - p.first_unit) * steps < p.count;
-            valid_here += step_of_row && counted[l * pitch + u] != 0 ? 1 : 0;
-          }
-          moment[t].sum += valid_here;
         }
-      });
+        moment[t] = {sum, square};
+      } else if (t == 64) {
+        round_state& r = *round;
+        for (int q = 0; q < r.parts; ++q) {
+          if (parts[q].count > 0) r.fresh = false;
+          if (!masked || skips) r.positions += parts[q].count;
+        }
+      } else if (t >= 96 && masked && !skips) {
+        int valid_here = 0;
+        for (int s = t - 96; s < steps * n; s += 32) {
+          const int l = s / n, u = s % n;
+          const part& p = parts[owner[u]];
+          const bool step_of_row = steps - 1 - l + (u - p.first_unit) * steps < p.count;
+          valid_here += step_of_row && counted[l * pitch + u] != 0 ? 1 : 0;
+        }
+        moment[t].sum += valid_here;
+      }
     }
 
-    RLHF_HOST_DEVICE void store() const {
+    RLHF_HOST_DEVICE void store(int t) const {
       const int n = round->units * steps, number = round->parts;
       const bool in_tiles = round->in_tiles;
-      block.each([&](int t) {
-        for (int at = t; at < n; at += threads) {
-          const int u = at / steps, l = steps - 1 - at % steps;
-          const part& p = parts[owner[u]];
-          const int e = at - p.first_unit * steps;
-          if (e >= p.count) continue;
-          const index j = position(p, e);
-          const bool here = is_counted(l, u);
-          for (int k = 0; k < outputs; ++k) {
-            const token_output<T>& y = a.out[k];
-            if (y.data == nullptr || (!here && y.accumulate)) continue;
-            const T value = here ? x[(k * steps + l) * pitch + u] : T(0);
-            T& to = y.data[p.out[k] + j * y.stride];
-            to = y.accumulate ? to + value : value;
-          }
+      for (int at = t; at < n; at += threads) {
+        const int u = at / steps, l = steps - 1 - at % steps;
+        const part& p = parts[owner[u]];
+        const int e = at - p.first_unit * steps;
+        if (e >= p.count) continue;
+        const index j = position(p, e);
+        const bool here = is_counted(l, u);
+        for (int k = 0; k < outputs; ++k) {
+          const token_output<T>& y = a.out[k];
+          if (y.data == nullptr || (!here && y.accumulate)) continue;
+          const T value = here ? x[(k * steps + l) * pitch + u] : T(0);
+          T& to = y.data[p.out[k] + j * y.stride];
+          to = y.accumulate ? to + value : value;
         }
-        // Behind the last step, and where a row has none. Holes have been cleared on the way.
-        for (int q = 0; q < number; ++q) {
-          const part& p = parts[q];
-          if (in_tiles && p.end != pass.map.steps(p.row)) continue;
-          const index slots = a.domain.slots(p.row);
-          const index from = skips ? p.length : p.end;
-          for (index j = from + t; j < slots; j += threads) clear(p, j);
-        }
-      });
+      }
+      // Behind the last step, and where a row has none. Holes have been cleared on the way.
+      for (int q = 0; q < number; ++q) {
+        const part& p = parts[q];
+        if (in_tiles && p.end != pass.map.steps(p.row)) continue;
+        const index slots = a.domain.slots(p.row);
+        const index from = skips ? p.length : p.end;
+        for (index j = from + t; j < slots; j += threads) clear(p, j);
+      }
     }
 
     /// The moments of a piece to where they belong, and on with the next.
