@@ -163,8 +163,9 @@ class device_run {
     using few_segments = detail::fold_few_segments<K, space>;
     using groups = detail::fold_groups<K::outputs>;
     auto* from = allocate<sums>(map.groups);
+    const few_segments fold{{kernel, a}, map, partial, from};
     if (few_segments::serve(map))
-      for_each(map.groups, few_segments{{kernel, a}, map, partial, from});
+      blocks(fold.jobs(), few_segments::shape, fold);
     else
       blocks(map.groups, segments::shape, segments{{kernel, a}, map, partial, from});
     for (index n = map.groups; n >= 0;) {
