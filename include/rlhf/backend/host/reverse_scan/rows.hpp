@@ -140,7 +140,7 @@ class row_scan {
   // of the last row, each other one has 4 tiles of it.
 
   /// What tile t of row i, counted from its end, gives to the one before it.
-  scan_link link(index i, index t) {
+  tile_link link(index i, index t) {
     const row r = open(i);
     const index end = a_.domain.length(i) - t * scan_tile_tokens;
     parts_ = used_ = 0;

@@ -44,7 +44,7 @@ class scan_share {
 
   sums* partial_ = nullptr;    // by group, by segment, or by piece
   index* first_ = nullptr;     // row of each segment
-  scan_link* link_ = nullptr;  // of the tiles of a piece
+  tile_link* link_ = nullptr;  // of the tiles of a piece
   double* carry_ = nullptr;    // of each piece
 
   /// f(begin, end) for ranges that make up [0, n).
@@ -160,7 +160,7 @@ class scan_share {
     if (by_group_) return;
     first_ = run.template allocate<index>(rows_ + 1);
     if (!cuts_) return;
-    link_ = run.template allocate<scan_link>(most_pieces() * moment_piece_tiles);
+    link_ = run.template allocate<tile_link>(most_pieces() * moment_piece_tiles);
     carry_ = run.template allocate<double>(most_pieces());
   }
 

@@ -23,7 +23,7 @@ struct scan_part {
 
 /// What a tile of 1,024 steps gives to the one before it: x of its first step is `x` + `scale`
 /// times x after its last one.
-struct scan_link {
+struct tile_link {
   double x, scale;
   double carry(double later) const { return scale > 0 ? math::fma(scale, later, x) : x; }
 };
@@ -246,7 +246,7 @@ class tile_scan {
     return {math::constant<V>(0), splat(static_cast<T>(carry)), math::constant<V>(1), carry};
   }
   /// Of a tile of 1,024 steps.
-  RLHF_INLINE scan_link end(const link& from) const {
+  RLHF_INLINE tile_link end(const link& from) const {
     const double scale = varying ? static_cast<double>(math::first(from.reach)) : power_.tile;
     return {static_cast<double>(math::first(from.chain)), scale};
   }
@@ -374,7 +374,7 @@ class tile_scan {
   }
 
   /// What a tile of 1,024 steps gives to the one before it, whatever comes after it.
-  RLHF_NOINLINE scan_link link_of(const part& s) const {
+  RLHF_NOINLINE tile_link link_of(const part& s) const {
     const K kernel = kernel_;
     link from = begin(0);
     from.held = 1;
@@ -382,7 +382,7 @@ class tile_scan {
     block<true, false>(kernel, s, at -= scan_block_tokens, 0, from);
     for (index m = 1; at > 0; ++m)
       block<false, false>(kernel, s, at -= scan_block_tokens, m, from);
-    scan_link l = end(from);
+    tile_link l = end(from);
     if (!(from.held > 0)) l.scale = 0;
     return l;
   }
