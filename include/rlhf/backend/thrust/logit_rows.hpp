@@ -161,6 +161,9 @@ struct logit_tile_sums {
 template <class K, storage L, class Space>
 struct logit_pass {
   using T = compute_of<L>;
+  static constexpr int launch_threads = most_block_threads;
+  static constexpr int launch_blocks = sizeof(T) == sizeof(float) ? 3 : 2;
+
   K kernel;
   row_arguments<L, Space> a;
   const index* rank;  // null: the slot itself
