@@ -54,4 +54,32 @@ row_count count_row(const token_domain<Space>& domain, index i) {
   return r;
 }
 
+/// Tokens, positions and sequences of a domain; row_weight[i], where wanted, is the sum of a row.
+template <class Space>
+RLHF_NOINLINE void count_rows(const token_domain<Space>& domain, double* counts,
+                              double* row_weight) {
+  double weight = 0;
+  index positions = 0, sequences = 0;
+  if (domain.mask.kind() == mask_kind::none) {
+    for (index i = 0; i < domain.rows; ++i) {
+      const index n = domain.length(i);
+      positions += n;
+      sequences += n > 0 ? 1 : 0;
+      if (row_weight != nullptr) row_weight[i] = static_cast<double>(n);
+    }
+    weight = static_cast<double>(positions);
+  } else {
+    for (index i = 0; i < domain.rows; ++i) {
+      const row_count r = count_row(domain, i);
+      weight += r.weight;
+      positions += static_cast<index>(r.positions);
+      sequences += r.positions > 0 ? 1 : 0;
+      if (row_weight != nullptr) row_weight[i] = r.weight;
+    }
+  }
+  counts[0] = weight;
+  counts[1] = static_cast<double>(positions);
+  counts[2] = static_cast<double>(sequences);
+}
+
 }  // namespace rlhf::inline RLHF_COMPUTE::detail

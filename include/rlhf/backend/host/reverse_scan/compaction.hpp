@@ -7,30 +7,53 @@
 
 namespace rlhf::inline RLHF_COMPUTE::detail {
 
-/// One bit per byte of `word` that is not 0, bit i for byte i.
-RLHF_INLINE unsigned flag_bits(std::uint64_t word) {
-  constexpr std::uint64_t low7 = 0x7f7f7f7f7f7f7f7fULL;
-  const std::uint64_t top = (((word & low7) + low7) | word) & ~low7;
-  return static_cast<unsigned>((top >> 7) * 0x0102040810204080ULL >> 56);
-}
-RLHF_INLINE std::uint64_t flag_word(const std::uint8_t* flags) {
-  std::uint64_t word;
-  __builtin_memcpy(&word, flags, 8);
-  return word;
-}
-/// How many of them there are.
-RLHF_INLINE index flag_count(std::uint64_t word) {
-  constexpr std::uint64_t low7 = 0x7f7f7f7f7f7f7f7fULL;
-  const std::uint64_t top = (((word & low7) + low7) | word) & ~low7;
-  return static_cast<index>((top >> 7) * 0x0101010101010101ULL >> 56);
-}
+/// Eight flags of a mask, one per byte: a byte that is not 0 is set.
+struct flag_word {
+  std::uint64_t bytes;
+
+  static RLHF_INLINE flag_word at(const std::uint8_t* flags) {
+    flag_word w;
+    __builtin_memcpy(&w.bytes, flags, 8);
+    return w;
+  }
+  /// Those of the last n, 0 < n <= 8, and not set below.
+  RLHF_INLINE flag_word last(index n) const { return {bytes & ~std::uint64_t{0} << 8 * (8 - n)}; }
+
+  /// Those of the first n, 0 < n <= 8, and not set beyond.
+  RLHF_INLINE flag_word first(index n) const { return {bytes & ~std::uint64_t{0} >> 8 * (8 - n)}; }
+
+  /// One bit per flag, bit i for byte i.
+  RLHF_INLINE unsigned bits() const {
+    return static_cast<unsigned>((tops() >> 7) * 0x0102040810204080ULL >> 56);
+  }
+  RLHF_INLINE index count() const {
+#if defined(__POPCNT__)
+    return __builtin_popcountll(tops());
+#else
+    return static_cast<index>((tops() >> 7) * 0x0101010101010101ULL >> 56);
+#endif
+  }
+  RLHF_INLINE bool all() const { return tops() == ~low7; }
+  RLHF_INLINE bool none() const { return bytes == 0; }
+  /// How many beyond the last one that is set; one is.
+  RLHF_INLINE index none_at_end() const { return __builtin_clzll(bytes) / 8; }
+
+  /// 255 for each flag that is set.
+  RLHF_INLINE std::uint64_t whole_bytes() const { return (tops() >> 7) * 255; }
+
+ private:
+  static constexpr std::uint64_t low7 = 0x7f7f7f7f7f7f7f7fULL;
+  /// The top bit of each byte that is not 0.
+  RLHF_INLINE std::uint64_t tops() const { return (((bytes & low7) + low7) | bytes) & ~low7; }
+};
 
 /// Where each of 8 (or 4) slots takes its element from, to close up the flagged ones or to spread
-/// them again.
+/// them again. Of a row of `close`, the 8 bytes from the number of flagged ones on put those into
+/// the last slots.
 struct compaction_tables {
-  std::uint8_t close[256][8] = {};
+  std::uint8_t close[256][16] = {};
   std::uint8_t spread[256][8] = {};
-  std::uint8_t close_pairs[16][8] = {};
+  std::uint8_t close_pairs[16][16] = {};
   std::uint8_t spread_pairs[16][8] = {};
 
   constexpr compaction_tables() {
@@ -38,12 +61,12 @@ struct compaction_tables {
       std::uint8_t n = 0;
       for (std::uint8_t j = 0; j < 8; ++j) {
         spread[bits][j] = n;
-        if ((bits >> j & 1u) != 0) close[bits][n++] = j;
+        if ((bits >> j & 1u) != 0) close[bits][8 + n++] = j;
       }
     }
     for (unsigned bits = 0; bits < 16; ++bits)
       for (unsigned j = 0; j < 8; ++j) {
-        close_pairs[bits][j] = static_cast<std::uint8_t>(2 * close[bits][j / 2] + j % 2);
+        close_pairs[bits][8 + j] = static_cast<std::uint8_t>(2 * close[bits][8 + j / 2] + j % 2);
         spread_pairs[bits][j] = static_cast<std::uint8_t>(2 * spread[bits][j / 2] + j % 2);
       }
   }
@@ -79,43 +102,59 @@ RLHF_INLINE void permute_words(const void* from, const std::uint8_t* order, void
 #define RLHF_DETAIL_PERMUTE 0
 #endif
 
-/// The flagged ones of x[0..8), one after the other. Writes up to 8 elements.
+/// The flagged ones of x[0..8), one after the other, before `end`. Writes up to 8 elements there.
 template <class T>
-RLHF_INLINE void close_up(const T* x, unsigned bits, T* to) {
+RLHF_INLINE void close_up(const T* x, flag_word flags, T* end) {
+  const unsigned bits = flags.bits();
 #if RLHF_DETAIL_PERMUTE
   if constexpr (sizeof(T) == 4) {
-    permute_words(x, compaction.close[bits], to);
+    permute_words(x, compaction.close[bits] + flags.count(), end - 8);
     return;
   } else if constexpr (sizeof(T) == 8) {
-    permute_words(x, compaction.close_pairs[bits & 15], to);
-    permute_words(x + 4, compaction.close_pairs[bits >> 4], to + compaction.spread[bits][4]);
+    const index low = compaction.spread[bits][4], high = flags.count() - low;
+    permute_words(x + 4, compaction.close_pairs[bits >> 4] + 2 * high, end - 4);
+    permute_words(x, compaction.close_pairs[bits & 15] + 2 * low, end - high - 4);
     return;
   }
 #endif
-  for (int j = 0; j < 8; ++j) {
-    *to = x[j];
-    to += bits >> j & 1u;
+#if defined(__BMI2__) && defined(__x86_64__)
+  if constexpr (sizeof(T) == 1) {
+    std::uint64_t word;
+    __builtin_memcpy(&word, x, 8);
+    word = __builtin_ia32_pext_di(word, flags.whole_bytes());
+    const index beyond = 4 * (8 - flags.count());
+    word = word << beyond << beyond;
+    __builtin_memcpy(end - 8, &word, 8);
+    return;
+  }
+#endif
+  for (int j = 8; j-- > 0;) {
+    end[-1] = x[j];
+    end -= bits >> j & 1u;
   }
 }
 
-/// The opposite: x[0], x[1], ... into the flagged ones of to[0..8), and +0 into the others.
+/// The opposite: x[0], x[1], ... into the flagged ones of to[0..8), and +0 into the others. Reads
+/// 8 elements.
 template <class T>
-RLHF_INLINE void spread_out(const T* x, unsigned bits, const std::uint8_t* flags, T* to) {
+RLHF_INLINE void spread_out(const T* x, flag_word flags, T* to) {
+  const unsigned bits = flags.bits();
 #if RLHF_DETAIL_PERMUTE
   using V = math::pack<T>;
+  std::uint8_t each[8];
+  __builtin_memcpy(each, &flags.bytes, 8);
   if constexpr (sizeof(T) == 4) {
     V y;
     permute_words(x, compaction.spread[bits], &y);
-    math::store(to, math::select(math::load_flags<V>(flags), y, math::constant<V>(0)));
+    math::store(to, math::select(math::load_flags<V>(each), y, math::constant<V>(0)));
   } else {
     V y;
     permute_words(x, compaction.spread_pairs[bits & 15], &y);
-    math::store(to, math::select(math::load_flags<V>(flags), y, math::constant<V>(0)));
+    math::store(to, math::select(math::load_flags<V>(each), y, math::constant<V>(0)));
     permute_words(x + compaction.spread[bits][4], compaction.spread_pairs[bits >> 4], &y);
-    math::store(to + 4, math::select(math::load_flags<V>(flags + 4), y, math::constant<V>(0)));
+    math::store(to + 4, math::select(math::load_flags<V>(each + 4), y, math::constant<V>(0)));
   }
 #else
-  static_cast<void>(flags);
   for (int j = 0; j < 8; ++j) {
     const bool flagged = (bits >> j & 1u) != 0;
     to[j] = flagged ? *x : T(0);
@@ -126,16 +165,27 @@ RLHF_INLINE void spread_out(const T* x, unsigned bits, const std::uint8_t* flags
 
 /// One past the last flag in [0, n).
 inline index after_last_flag(const std::uint8_t* flags, index n) {
-  while (n >= 8 && flag_word(flags + n - 8) == 0) n -= 8;
+  for (; n >= 8; n -= 8) {
+    const flag_word w = flag_word::at(flags + n - 8);
+    if (!w.none()) return n - w.none_at_end();
+  }
   while (n > 0 && flags[n - 1] == 0) --n;
   return n;
 }
 /// The first flag in [0, n), or n.
 inline index first_flag(const std::uint8_t* flags, index n) {
   index j = 0;
-  while (j + 8 <= n && flag_word(flags + j) == 0) j += 8;
+  while (j + 8 <= n && flag_word::at(flags + j).none()) j += 8;
   while (j < n && flags[j] == 0) ++j;
   return j;
+}
+/// Whether all of [0, n) are set.
+inline bool all_flags(const std::uint8_t* flags, index n) {
+  index j = 0;
+  while (j + 8 <= n && flag_word::at(flags + j).all()) j += 8;
+  if (j + 8 <= n) return false;
+  while (j < n && flags[j] != 0) ++j;
+  return j == n;
 }
 
 }  // namespace rlhf::inline RLHF_COMPUTE::detail

@@ -35,18 +35,23 @@ struct row_positions {
   }
 };
 
-/// The rows of one call, in segments.
+/// The rows of one call, in segments. Rows of one tile are scanned several at a time, because a call
+/// of the scan costs more than a short row.
 template <class V, class K, class Space>
 class row_scan {
   using T = typename K::scalar_type;
+  static constexpr index gap = 8;  // elements before a part that closing up its holes may write to
+  static constexpr index room = scan_tile_tokens + 64 * gap + 2 * scan_block_tokens;
+  static constexpr index few_tokens = 64;
+
   const K& kernel_;
   const scan_arguments<K, Space>& a_;
-  const decay_powers<T>& power_;
   tile_scan<V, K> scan_;
-  scan_tile<K> tile_;
-  binary_tree<scan_sums<K::outputs>> pieces_;
-  index positions_ = 0;  // of the piece
-  bool cut_ = false;
+  bool direct_ = true;    // tokens of consecutive slots are scanned where they lie
+  bool compact_ = true;   // holes close up by words of 8 flags
+  bool spread_ = true;    // and open again
+  bool hides_ = false;    // an output goes nowhere
+  bool reads_mask_;
 
   struct row {
     index i, begin, slots;
@@ -55,41 +60,147 @@ class row_scan {
     T* out[at_least_one(K::outputs)];
     const std::uint8_t* valid;
   };
+  /// Where the outputs of a part belong that are not written there at once.
+  struct origin {
+    index row, from, end;
+    bool dense;
+  };
+
+  binary_tree<scan_sums<K::outputs>> pieces_;
+  bool cut_ = false;
+  index positions_ = 0;  // valid tokens of the piece
+
+  index parts_ = 0;
+  index used_ = 0;  // of the buffers
+  scan_part<K> part_[64];
+  origin origin_[64];
+  alignas(64) T in_buffer_[at_least_one(K::inputs)][room];
+  alignas(64) T out_buffer_[at_least_one(K::outputs)][room];
+  alignas(64) T absent_[at_least_one(K::inputs)][room];
+  alignas(64) std::uint8_t flag_buffer_[at_least_one(K::flags)][room];
+  alignas(64) std::uint8_t no_flag_[K::flags > 0 ? static_cast<std::size_t>(room) : 1];
 
  public:
   row_scan(const K& kernel, const scan_arguments<K, Space>& a, const decay_powers<T>& power)
-      : kernel_(kernel), a_(a), power_(power) {
-    for (int k = 0; k < K::inputs; ++k)
+      : kernel_(kernel), a_(a), scan_(kernel, power) {
+    reads_mask_ = a.domain.mask.kind() != mask_kind::none;
+    for (int k = 0; k < K::inputs; ++k) {
+      compact_ = compact_ && (a.in[k].data == nullptr || a.in[k].stride == 1);
       if (a.in[k].data == nullptr)
-        for (T& x : tile_.in_buffer[k]) x = a.in[k].absent;
+        for (T& x : absent_[k]) x = a.in[k].absent;
+    }
     for (int k = 0; k < K::flags; ++k)
-      if (a.flag[k].data == nullptr)
-        for (std::uint8_t& x : tile_.flag_buffer[k]) x = 0;
+      compact_ = compact_ && (a.flag[k].data == nullptr || a.flag[k].stride == 1);
+    if constexpr (K::flags > 0) __builtin_memset(no_flag_, 0, sizeof no_flag_);
+    for (int k = 0; k < K::outputs; ++k)
+      spread_ = spread_ && (a.out[k].data == nullptr ||
+                            (a.out[k].stride == 1 && !a.out[k].accumulate));
+    direct_ = compact_ && spread_ && !(reads_mask_ && a.holes == hole_mode::zero);
+    for (int k = 0; k < K::outputs; ++k) hides_ = hides_ || a.out[k].data == nullptr;
   }
 
   /// Rows from `first` on; `last` becomes one past the segment's end.
   RLHF_NOINLINE scan_sums<K::outputs> segment(index first, index& last) {
     scan_.begin_segment();
     pieces_ = {};
-    positions_ = 0;
     cut_ = false;
+    positions_ = 0;
     last = first;
-    do run_row(last++);
+    do add_row(last++);
     while (last < a_.domain.rows && last % moment_group_rows != 0 &&
            positions_ < moment_segment_tokens && !cut_);
+    finish_parts();
     pieces_.push(scan_.end_segment(positions_));
     auto sums = pieces_.finish();
-    if (!sums.finite()) [[unlikely]]
-      for (index i = first; i < last; ++i) sums.nonfinite += static_cast<double>(recount(i));
+    count_nonfinite(sums, first, last);
     return sums;
   }
 
+  /// All segments of a group of rows.
+  RLHF_NOINLINE scan_sums<K::outputs> group(index first) {
+    const index left = a_.domain.rows - first;
+    const index last = first + (left < moment_group_rows ? left : moment_group_rows);
+    binary_tree<scan_sums<K::outputs>> tree;
+    while (first < last) tree.push(segment(first, first));
+    return tree.finish();
+  }
+
+  /// x after the last step of row i.
+  static double after_row(const scan_arguments<K, Space>& a, index i) {
+    return static_cast<double>(read(a.end, i, a.domain.begin(i)));
+  }
+
+  /// Valid tokens with unusable inputs, where the moments of a segment say that there are some.
+  void count_nonfinite(scan_sums<K::outputs>& sums, index first, index last) const {
+    if (!sums.finite()) [[unlikely]]
+      for (index i = first; i < last; ++i) sums.nonfinite += static_cast<double>(recount(i));
+  }
+
+  // The pieces of a segment one by one, for rows without a mask: piece 0 ends with the first 4 tiles
+  // of the last row, each other one has 4 tiles of it.
+
+  /// What tile t of row i, counted from its end, gives to the one before it.
+  tile_link link(index i, index t) {
+    const row r = open(i);
+    const index end = a_.domain.length(i) - t * scan_tile_tokens;
+    parts_ = used_ = 0;
+    point(r, end - scan_tile_tokens, end, after_tile(r, i, end), 0);
+    parts_ = used_ = 0;
+    return scan_.link_of(part_[0]);
+  }
+
+  /// Piece p of the segment of rows [first, last); `carry` is x after it.
+  RLHF_NOINLINE scan_sums<K::outputs> piece(index first, index last, index p, double carry) {
+    scan_.begin_segment();
+    positions_ = 0;
+    const index i = last - 1, end = a_.domain.length(i);
+    const row r = open(i);
+    if (p == 0) {
+      for (index j = first; j < i; ++j) add_row(j);
+      finish_parts();
+      clear(r, end, r.slots);
+    } else {
+      take_shift(first);
+    }
+    const index tiles = (end + scan_tile_tokens - 1) / scan_tile_tokens;
+    for (index t = p * moment_piece_tiles; t < (p + 1) * moment_piece_tiles && t < tiles; ++t) {
+      const index to = end - t * scan_tile_tokens;
+      const index from = to > scan_tile_tokens ? to - scan_tile_tokens : 0;
+      positions_ += point(r, from, to, after_tile(r, i, to), carry);
+      finish_parts();
+      carry = part_[0].carry;
+    }
+    return scan_.end_segment(positions_);
+  }
+
  private:
+  /// The shifted input that follows a tile of row i which ends at `end`.
+  T after_tile(const row& r, index i, index end) const {
+    if constexpr (K::shifted >= 0) {
+      if (end == a_.domain.length(i)) return read(a_.after, i, r.begin);
+      const auto& x = a_.in[K::shifted];
+      return x.data == nullptr ? x.absent : r.in[K::shifted][end * x.stride];
+    } else {
+      return T(0);
+    }
+  }
+
+  /// The shift of a segment from `first` on.
+  RLHF_NOINLINE void take_shift(index first) {
+    while (a_.domain.length(first) == 0) ++first;
+    const row r = open(first);
+    const index end = a_.domain.length(first);
+    const index from = end > scan_tile_tokens ? end - scan_tile_tokens : 0;
+    point(r, from, end, read(a_.after, first, r.begin), after_row(a_, first));
+    parts_ = used_ = 0;
+    scan_.take_shift(part_[0]);
+  }
+
   static T read(const token_input<T>& x, index i, index begin) {
     return x.data == nullptr ? x.absent : x.data[i * x.per_row + begin * x.per_begin];
   }
 
-  row open(index i) const {
+  RLHF_INLINE row open(index i) const {
     row r;
     r.i = i;
     r.begin = a_.domain.begin(i);
@@ -106,10 +217,9 @@ class row_scan {
       r.out[k] = a_.out[k].data == nullptr
                      ? nullptr
                      : a_.out[k].data + i * a_.out[k].per_row + r.begin * a_.out[k].per_begin;
-    r.valid =
-        a_.domain.mask.kind() == mask_kind::none
-            ? nullptr
-            : static_cast<const std::uint8_t*>(a_.domain.mask.data()) + a_.domain.mask_offset(i);
+    r.valid = !reads_mask_ ? nullptr
+                           : static_cast<const std::uint8_t*>(a_.domain.mask.data()) +
+                                 a_.domain.mask_offset(i);
     return r;
   }
 
@@ -128,33 +238,48 @@ class row_scan {
     }
   }
 
-  void run_row(index i) {
+  /// Scans a row, or puts it to those that finish_parts scans.
+  RLHF_INLINE void add_row(index i) {
     const row r = open(i);
-    index end = a_.domain.length(i);
-    if (r.valid != nullptr) end = after_last_flag(r.valid, end);
-    clear(r, end, r.slots);
-    if (end == 0) return;
+    const index length = a_.domain.length(i);
+    const index end = r.valid == nullptr ? length : after_last_flag(r.valid, length);
+    if (end == 0) {
+      clear(r, 0, r.slots);
+      return;
+    }
+    if (end > scan_tile_tokens) {
+      clear(r, end, r.slots);
+      run_row(r, end);
+      return;
+    }
+    const T after = read(a_.after, i, r.begin);
+    const double carry = after_row(a_, i);
+    const bool dense =
+        r.valid == nullptr || a_.holes != hole_mode::skip || all_flags(r.valid, end);
+    // Short rows take one number of words, which is foreseen, rather than as many as they need.
+    const index stop = dense || length > few_tokens ? end : length;
+    clear(r, stop, r.slots);
+    if (used_ + stop > scan_tile_tokens + gap * parts_) finish_parts();
+    positions_ += dense ? point(r, 0, end, after, carry)
+                        : gather(r, 0, stop, count_flags(r.valid, stop), after, carry);
+  }
+
+  /// A row of several tiles.
+  RLHF_NOINLINE void run_row(const row& r, index end) {
+    finish_parts();
     const bool skip = r.valid != nullptr && a_.holes == hole_mode::skip;
-    T after = read(a_.after, i, r.begin);
-    double carry = static_cast<double>(read(a_.end, i, r.begin));
+    T after = read(a_.after, r.i, r.begin);
+    double carry = after_row(a_, r.i);
     index tiles = 0;
     while (end > 0) {
       index from = end > scan_tile_tokens ? end - scan_tile_tokens : 0;
-      tile_.count = end - from;
-      if (skip) from = reach_back(r.valid, end, tile_.count);
-      const bool dense = tile_.count == end - from;
-      tile_.counted = r.valid != nullptr && !skip ? r.valid + from : nullptr;
-      if (dense)
-        point(r, from);
-      else
-        gather(r, from, end);
-      scan_.run(kernel_, power_, tile_, after, carry);
-      if constexpr (K::shifted >= 0) after = tile_.in[K::shifted][0];
-      positions_ += tile_.counted == nullptr ? tile_.count : count_flags(tile_.counted, tile_.count);
-      if (dense)
-        copy_back(r, from);
-      else
-        scatter(r, from, end);
+      index count = end - from;
+      if (skip) from = reach_back(r.valid, end, count);
+      positions_ += count == end - from ? point(r, from, end, after, carry)
+                                        : gather(r, from, end, count, after, carry);
+      finish_parts();
+      if constexpr (K::shifted >= 0) after = part_[0].in[K::shifted][0];
+      carry = part_[0].carry;
       end = from;
       if (skip) {
         const index next = after_last_flag(r.valid, end);
@@ -174,7 +299,7 @@ class row_scan {
     index from = end;
     count = 0;
     while (from >= 8) {
-      const index more = flag_count(flag_word(valid + from - 8));
+      const index more = flag_word::at(valid + from - 8).count();
       if (count + more > scan_tile_tokens) break;
       count += more;
       from -= 8;
@@ -183,126 +308,173 @@ class row_scan {
     return from + first_flag(valid + from, end - from);
   }
 
-  /// A tile of consecutive tokens: the caller's memory where it is contiguous.
-  void point(const row& r, index from) {
-    const index n = tile_.count;
+  /// Scans what has been put together, and brings the outputs to where they belong.
+  void finish_parts() {
+    scan_.run(part_, parts_);
+    if (used_ > 0)
+      for (index p = 0; p < parts_; ++p) {
+        if (reads_mask_ && !origin_[p].dense)
+          scatter(part_[p], origin_[p]);
+        else if (!direct_)
+          copy_back(part_[p], origin_[p]);
+      }
+    parts_ = used_ = 0;
+  }
+
+  /// A part of consecutive tokens: the caller's memory where it is contiguous.
+  RLHF_INLINE index point(const row& r, index from, index end, T after, double carry) {
+    scan_part<K>& p = part_[parts_];
+    p.count = end - from;
+    p.after = after;
+    p.carry = carry;
+    p.counted = r.valid != nullptr && a_.holes != hole_mode::skip ? r.valid + from : nullptr;
+    if (direct_) {
+      for (int k = 0; k < K::inputs; ++k)
+        p.in[k] = r.in[k] == nullptr ? absent_[k] : r.in[k] + from;
+      for (int k = 0; k < K::flags; ++k)
+        p.flag[k] = r.flag[k] == nullptr ? no_flag_ : r.flag[k] + from;
+      for (int k = 0; k < K::outputs; ++k)
+        p.out[k] = r.out[k] == nullptr ? out_buffer_[k] + used_ : r.out[k] + from;
+      if (reads_mask_) origin_[parts_].dense = true;
+      if (hides_) used_ += p.count;
+    } else {
+      copy(r, from, p);
+      origin_[parts_] = {r.i, from, end, true};
+    }
+    ++parts_;
+    return p.counted == nullptr ? p.count : count_flags(p.counted, p.count);
+  }
+
+  /// The inputs of a part, as they are read.
+  RLHF_NOINLINE void copy(const row& r, index from, scan_part<K>& p) {
+    const index n = p.count;
+    const bool blank = p.counted != nullptr && a_.holes == hole_mode::zero;
     for (int k = 0; k < K::inputs; ++k) {
       const index stride = a_.in[k].stride;
-      T* const buffer = tile_.in_buffer[k];
-      tile_.in[k] = buffer;
-      if (r.in[k] == nullptr) continue;
-      const T* const at = r.in[k] + from * stride;
-      if (tile_.counted != nullptr && a_.holes == hole_mode::zero)
-        for (index j = 0; j < n; ++j) buffer[j] = tile_.counted[j] != 0 ? at[j * stride] : T(0);
+      T* const buffer = in_buffer_[k] + used_;
+      p.in[k] = r.in[k] == nullptr ? absent_[k] : buffer;
+      if (r.in[k] == nullptr && !blank) continue;
+      const T* const at = r.in[k] == nullptr ? nullptr : r.in[k] + from * stride;
+      if (at == nullptr)
+        continue;
+      else if (blank)
+        for (index j = 0; j < n; ++j) buffer[j] = p.counted[j] != 0 ? at[j * stride] : T(0);
       else if (stride == 1)
-        tile_.in[k] = at;
+        p.in[k] = at;
       else
         for (index j = 0; j < n; ++j) buffer[j] = at[j * stride];
     }
     for (int k = 0; k < K::flags; ++k) {
       const index stride = a_.flag[k].stride;
-      std::uint8_t* const buffer = tile_.flag_buffer[k];
-      tile_.flag[k] = buffer;
+      std::uint8_t* const buffer = flag_buffer_[k] + used_;
+      p.flag[k] = r.flag[k] == nullptr ? no_flag_ : buffer;
       if (r.flag[k] == nullptr) continue;
       const std::uint8_t* const at = r.flag[k] + from * stride;
-      if (tile_.counted != nullptr && a_.holes == hole_mode::zero)
+      if (blank)
         for (index j = 0; j < n; ++j)
-          buffer[j] = tile_.counted[j] != 0 ? at[j * stride] : std::uint8_t{0};
+          buffer[j] = p.counted[j] != 0 ? at[j * stride] : std::uint8_t{0};
       else if (stride == 1)
-        tile_.flag[k] = at;
+        p.flag[k] = at;
       else
         for (index j = 0; j < n; ++j) buffer[j] = at[j * stride];
     }
     for (int k = 0; k < K::outputs; ++k) {
-      const bool direct = r.out[k] != nullptr && a_.out[k].stride == 1 && !a_.out[k].accumulate;
-      tile_.out[k] = direct ? r.out[k] + from : tile_.out_buffer[k];
+      const bool straight = r.out[k] != nullptr && a_.out[k].stride == 1 && !a_.out[k].accumulate;
+      p.out[k] = straight ? r.out[k] + from : out_buffer_[k] + used_;
+    }
+    used_ += n;
+  }
+
+  RLHF_NOINLINE void copy_back(const scan_part<K>& p, const origin& o) const {
+    const row r = open(o.row);
+    for (int k = 0; k < K::outputs; ++k) {
+      const index stride = a_.out[k].stride;
+      if (r.out[k] == nullptr || (stride == 1 && !a_.out[k].accumulate)) continue;
+      T* const at = r.out[k] + o.from * stride;
+      const T* const y = p.out[k];
+      if (!a_.out[k].accumulate)
+        for (index j = 0; j < p.count; ++j) at[j * stride] = y[j];
+      else
+        for (index j = 0; j < p.count; ++j)
+          if (p.counted == nullptr || p.counted[j] != 0) at[j * stride] += y[j];
     }
   }
 
-  void copy_back(const row& r, index from) {
-    for (int k = 0; k < K::outputs; ++k)
-      if (r.out[k] != nullptr && tile_.out[k] == tile_.out_buffer[k]) copy_output(r, from, k);
-  }
-  RLHF_NOINLINE void copy_output(const row& r, index from, int k) {
-    const index stride = a_.out[k].stride;
-    T* const at = r.out[k] + from * stride;
-    const T* const y = tile_.out_buffer[k];
-    if (!a_.out[k].accumulate)
-      for (index j = 0; j < tile_.count; ++j) at[j * stride] = y[j];
-    else
-      for (index j = 0; j < tile_.count; ++j)
-        if (tile_.counted == nullptr || tile_.counted[j] != 0) at[j * stride] += y[j];
-  }
-
-  /// A tile with holes: its valid tokens, close together.
-  RLHF_NOINLINE void gather(const row& r, index from, index end) {
-    for (int k = 0; k < K::inputs; ++k) tile_.in[k] = tile_.in_buffer[k];
-    for (int k = 0; k < K::flags; ++k) tile_.flag[k] = tile_.flag_buffer[k];
-    for (int k = 0; k < K::outputs; ++k) tile_.out[k] = tile_.out_buffer[k];
-    bool dense_inputs = true;
+  /// A part with holes: its `count` valid tokens, close together. From the end to the beginning,
+  /// as rows of several tiles are read: memory is fetched ahead in one direction only.
+  RLHF_NOINLINE index gather(const row& r, index from, index end, index count, T after,
+                             double carry) {
+    scan_part<K>& p = part_[parts_];
+    const index begin = used_ + gap;
     for (int k = 0; k < K::inputs; ++k)
-      dense_inputs = dense_inputs && (r.in[k] == nullptr || a_.in[k].stride == 1);
+      p.in[k] = r.in[k] == nullptr ? absent_[k] : in_buffer_[k] + begin;
     for (int k = 0; k < K::flags; ++k)
-      dense_inputs = dense_inputs && (r.flag[k] == nullptr || a_.flag[k].stride == 1);
-    index j = from, to = 0;
-    if (dense_inputs)
-      for (; j + 8 <= end; j += 8) {
-        const std::uint64_t word = flag_word(r.valid + j);
-        if (word == 0) continue;
-        const unsigned bits = flag_bits(word);
-        for (int k = 0; k < K::inputs; ++k) {
-          if (r.in[k] == nullptr) continue;
-          if (bits == 255)
-            __builtin_memcpy(tile_.in_buffer[k] + to, r.in[k] + j, 8 * sizeof(T));
-          else
-            close_up(r.in[k] + j, bits, tile_.in_buffer[k] + to);
-        }
+      p.flag[k] = r.flag[k] == nullptr ? no_flag_ : flag_buffer_[k] + begin;
+    for (int k = 0; k < K::outputs; ++k) p.out[k] = out_buffer_[k] + begin;
+    p.count = count;
+    p.after = after;
+    p.carry = carry;
+    p.counted = nullptr;
+    origin_[parts_++] = {r.i, from, end, false};
+    used_ = begin + count;
+
+    index j = end, to = used_;
+    if (compact_ && r.slots >= 8) {
+      const auto take = [&](flag_word w, index at) __attribute__((always_inline)) {
+        for (int k = 0; k < K::inputs; ++k)
+          if (r.in[k] != nullptr) close_up(r.in[k] + at, w, in_buffer_[k] + to);
         for (int k = 0; k < K::flags; ++k)
-          if (r.flag[k] != nullptr)
-            for (index l = 0, at = to; l < 8; ++l) {
-              tile_.flag_buffer[k][at] = r.flag[k][j + l];
-              at += bits >> l & 1u;
-            }
-        to += flag_count(word);
+          if (r.flag[k] != nullptr) close_up(r.flag[k] + at, w, flag_buffer_[k] + to);
+        to -= w.count();
+      };
+      for (; j - 8 >= from; j -= 8) take(flag_word::at(r.valid + j - 8), j - 8);
+      if (j > from) {
+        const index at = from + 8 <= r.slots ? from : r.slots - 8;
+        take(flag_word::at(r.valid + at).last(8 - (from - at)).first(j - at), at);
       }
-    for (; j < end; ++j) {
-      if (r.valid[j] == 0) continue;
-      for (int k = 0; k < K::inputs; ++k)
-        if (r.in[k] != nullptr) tile_.in_buffer[k][to] = r.in[k][j * a_.in[k].stride];
-      for (int k = 0; k < K::flags; ++k)
-        if (r.flag[k] != nullptr) tile_.flag_buffer[k][to] = r.flag[k][j * a_.flag[k].stride];
-      ++to;
+      return count;
     }
+    while (j-- > from) {
+      if (r.valid[j] == 0) continue;
+      --to;
+      for (int k = 0; k < K::inputs; ++k)
+        if (r.in[k] != nullptr) in_buffer_[k][to] = r.in[k][j * a_.in[k].stride];
+      for (int k = 0; k < K::flags; ++k)
+        if (r.flag[k] != nullptr) flag_buffer_[k][to] = r.flag[k][j * a_.flag[k].stride];
+    }
+    return count;
   }
 
-  RLHF_NOINLINE void scatter(const row& r, index from, index end) {
+  RLHF_NOINLINE void scatter(const scan_part<K>& p, const origin& o) const {
+    const row r = open(o.row);
+    if (spread_ && o.end - o.from >= 8) {
+      const T* y[at_least_one(K::outputs)];
+      for (int k = 0; k < K::outputs; ++k) y[k] = p.out[k];
+      const auto put = [&](flag_word w, index at) __attribute__((always_inline)) {
+        for (int k = 0; k < K::outputs; ++k)
+          if (r.out[k] != nullptr) spread_out(y[k], w, r.out[k] + at);
+      };
+      // What is less than a word first: the word it is put with covers slots that are written later.
+      const index rest = (o.end - o.from) % 8;
+      if (rest > 0) put(flag_word::at(r.valid + o.from).first(rest), o.from);
+      for (int k = 0; k < K::outputs; ++k) y[k] += p.count;
+      for (index j = o.end - 8; j >= o.from; j -= 8) {
+        const flag_word w = flag_word::at(r.valid + j);
+        for (int k = 0; k < K::outputs; ++k) y[k] -= w.count();
+        put(w, j);
+      }
+      return;
+    }
     for (int k = 0; k < K::outputs; ++k) {
       if (r.out[k] == nullptr) continue;
       const index stride = a_.out[k].stride;
-      const T* y = tile_.out_buffer[k];
-      T* const to = r.out[k];
-      index j = from;
-      if (stride == 1 && !a_.out[k].accumulate)
-        for (; j + 8 <= end; j += 8) {
-          const std::uint64_t word = flag_word(r.valid + j);
-          const unsigned bits = flag_bits(word);
-          if (bits == 255)
-            __builtin_memcpy(to + j, y, 8 * sizeof(T));
-          else if (bits == 0)
-            __builtin_memset(to + j, 0, 8 * sizeof(T));
-          else
-            spread_out(y, bits, r.valid + j, to + j);
-          y += flag_count(word);
-        }
-      for (; j < end; ++j) {
-        if (r.valid[j] != 0) {
-          if (a_.out[k].accumulate)
-            to[j * stride] += *y++;
-          else
-            to[j * stride] = *y++;
-        } else if (!a_.out[k].accumulate) {
-          to[j * stride] = T(0);
-        }
+      const T* y = p.out[k];
+      for (index j = o.from; j < o.end; ++j) {
+        T& to = r.out[k][j * stride];
+        if (r.valid[j] != 0)
+          to = a_.out[k].accumulate ? to + *y++ : *y++;
+        else if (!a_.out[k].accumulate)
+          to = T(0);
       }
     }
   }

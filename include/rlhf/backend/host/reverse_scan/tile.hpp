@@ -9,32 +9,45 @@ namespace rlhf::inline RLHF_COMPUTE::detail {
 
 /// Up to 1,024 consecutive time steps of one row with every input contiguous.
 template <class K>
-struct scan_tile {
+struct scan_part {
   using T = typename K::scalar_type;
-  static constexpr index room = scan_tile_tokens + scan_block_tokens;
 
   const T* in[at_least_one(K::inputs)];
   const std::uint8_t* flag[at_least_one(K::flags)];
   const std::uint8_t* counted;  // null: every step is a valid token
   T* out[at_least_one(K::outputs)];
   index count;
-
-  alignas(64) T in_buffer[at_least_one(K::inputs)][room];
-  alignas(64) T out_buffer[at_least_one(K::outputs)][room];
-  alignas(64) std::uint8_t flag_buffer[at_least_one(K::flags)][room];
+  T after;       // the shifted input after the last step
+  double carry;  // x after the last step; once 1,024 are scanned, x of the first one
 };
 
-/// Scans rows; keeps the moments of a segment of rows in 8 lanes.
+/// What a tile of 1,024 steps gives to the one before it: x of its first step is `x` + `scale`
+/// times x after its last one.
+struct tile_link {
+  double x, scale;
+  double carry(double later) const { return scale > 0 ? math::fma(scale, later, x) : x; }
+};
+
+/// Scans parts of rows; keeps the moments of a segment of rows in 8 lanes.
 template <class V, class K>
 class tile_scan {
   using T = typename K::scalar_type;
   using D = math::native_lane<double>;
   using S = math::scalar_lane<T>;
+  using part = scan_part<K>;
   static constexpr int width = math::width<V>;
   static constexpr int packs = static_cast<int>(scan_block_tokens) / width;
   static constexpr int wide = static_cast<int>(scan_block_tokens) / math::width<D>;
   static constexpr int outputs = K::outputs;
   static constexpr bool varying = has_varying_decay<K>();
+  using values = block_of<V, packs>;
+  using lanes = block_of<scan_lanes<V, K>, packs>;
+
+  const K kernel_;
+  const decay_powers<T>& power_;
+  const bool stands_alone_;  // nothing comes from later tokens, not even a NaN
+  const V one_, two_, eight_;
+  values to_middle_, to_end_;
 
   bool fresh_ = true;
   double shift_[at_least_one(outputs)];
@@ -43,7 +56,15 @@ class tile_scan {
   double odd_sum_[at_least_one(outputs)];
   double odd_square_[at_least_one(outputs)];
 
-  static RLHF_INLINE void widen(const block_of<V, packs>& x, block_of<D, wide>& to) {
+  /// What one block leaves for the one before it.
+  struct link {
+    V chain;      // x of the next block, without the part's carry
+    V outer;      // which adds a power of the decay times this
+    V reach;      // that power, where decays vary
+    double held;  // the carry in double; 0 once an episode ends
+  };
+
+  static RLHF_INLINE void widen(const values& x, block_of<D, wide>& to) {
     if constexpr (packs == wide) {
       for (int p = 0; p < packs; ++p) to[p] = convert(x[p]);
     } else {
@@ -70,17 +91,16 @@ class tile_scan {
     return math::constant<V>(last);
   }
 
-  /// Nothing comes from later tokens, not even a NaN.
-  static RLHF_INLINE bool stands_alone([[maybe_unused]] const K& kernel) {
+  static bool is_alone([[maybe_unused]] const K& kernel) {
     if constexpr (varying)
       return false;
     else
       return !(kernel.decay > 0);
   }
 
-  static RLHF_INLINE bool flagged(const scan_tile<K>& tile, index at) {
+  static RLHF_INLINE bool flagged(const part& p, index at) {
     bool any = false;
-    for (int k = 0; k < K::flags; ++k) any = any || tile.flag[k][at] != 0;
+    for (int k = 0; k < K::flags; ++k) any = any || p.flag[k][at] != 0;
     return any;
   }
 
@@ -96,32 +116,35 @@ class tile_scan {
     }
   }
 
+  static RLHF_INLINE values load(const T* from) {
+    values x;
+    for (int p = 0; p < packs; ++p) x[p] = math::load<V>(from + p * width);
+    return x;
+  }
+
   /// The moments of a segment are taken about the outputs of its first row's last token.
-  RLHF_NOINLINE void choose_shift(const K& kernel, const decay_powers<T>& power,
-                                  const scan_tile<K>& tile, T after, double carry) {
-    const index at = tile.count - 1;
-    const auto t = one_step(kernel, power, tile, at, after, static_cast<T>(carry));
+  RLHF_NOINLINE void choose_shift(const part& p) {
+    const index at = p.count - 1;
+    const auto t = one_step(p, at, static_cast<T>(p.carry));
     for (int k = 0; k < outputs; ++k) shift_[k] = static_cast<double>(math::first(t.out[k]));
     fresh_ = false;
   }
 
-  static RLHF_INLINE scan_lanes<S, K> one_step(const K& kernel, const decay_powers<T>& power,
-                                               const scan_tile<K>& tile, index at, T after,
-                                               T later) {
+  RLHF_INLINE scan_lanes<S, K> one_step(const part& p, index at, T later) const {
     scan_lanes<S, K> t;
-    for (int k = 0; k < K::inputs; ++k) t.in[k] = math::constant<S>(tile.in[k][at]);
-    for (int k = 0; k < K::flags; ++k) t.flag[k] = tile.flag[k][at] != 0;
+    for (int k = 0; k < K::inputs; ++k) t.in[k] = math::constant<S>(p.in[k][at]);
+    for (int k = 0; k < K::flags; ++k) t.flag[k] = p.flag[k][at] != 0;
     if constexpr (K::shifted >= 0)
-      t.next = math::constant<S>(at + 1 < tile.count ? tile.in[K::shifted][at + 1] : after);
-    kernel.step(t);
-    bool stops = stands_alone(kernel) || flagged(tile, at);
-    S decay = math::constant<S>(power.one);
+      t.next = math::constant<S>(at + 1 < p.count ? p.in[K::shifted][at + 1] : p.after);
+    kernel_.step(t);
+    bool stops = stands_alone_ || flagged(p, at);
+    S decay = math::constant<S>(power_.one);
     if constexpr (varying) {
       decay = t.a;
       stops = stops || t.a == math::constant<S>(0);
     }
     t.x = stops ? t.b : math::fma(decay, math::constant<S>(later), t.b);
-    kernel.emit(t);
+    kernel_.emit(t);
     return t;
   }
 
@@ -133,7 +156,190 @@ class tile_scan {
     return lane[0];
   }
 
+  /// The 8 steps at `at`, the m-th block from the part's end. Without outputs, only their link.
+  template <bool Last, bool Writes = true>
+  RLHF_INLINE void block(const K& kernel, const part& s, index at, index m, link& from) const {
+    const V zero = math::constant<V>(0);
+    lanes t;
+    values x;
+    for (int p = 0; p < packs; ++p) {
+      const index begin = at + p * width;
+      for (int k = 0; k < K::inputs; ++k) t[p].in[k] = math::load<V>(s.in[k] + begin);
+      for (int k = 0; k < K::flags; ++k) t[p].flag[k] = math::load_flags<V>(s.flag[k] + begin);
+      if constexpr (K::shifted >= 0) {
+        if (Last && p == packs - 1)
+          t[p].next = shift_in(t[p].in[K::shifted], s.after);
+        else
+          t[p].next = math::load<V>(s.in[K::shifted] + begin + 1);
+      }
+      kernel.step(t[p]);
+      x[p] = t[p].b;
+    }
+    std::uint64_t stops = 0;
+    for (int k = 0; k < K::flags; ++k) stops |= flag_word::at(s.flag[k] + at).bytes;
+
+    values later;
+    if constexpr (varying) {
+      values a, later_a;
+      const V unit = math::constant<V>(1);
+      for (int p = 0; p < packs; ++p) a[p] = t[p].a;
+      const auto combine = [&] {
+        for (int p = 0; p < packs; ++p) {
+          x[p] = math::fma(a[p], math::select(a[p] == zero, zero, later[p]), x[p]);
+          a[p] = a[p] * later_a[p];
+        }
+      };
+      shift_in_fours<1>(x, zero, later);
+      shift_in_fours<1>(a, unit, later_a);
+      combine();
+      shift_in_fours<2>(x, zero, later);
+      shift_in_fours<2>(a, unit, later_a);
+      combine();
+      spread_middle(x, zero, later);
+      spread_middle(a, unit, later_a);
+      combine();
+      const V total =
+          math::fma(from.reach, math::select(from.reach == zero, zero, from.outer), from.chain);
+      const V whole = splat(math::first(a[0]));
+      from.chain = math::fma(whole, math::select(whole == zero, zero, from.chain),
+                             splat(math::first(x[0])));
+      from.reach = from.reach * whole;
+      for (int p = 0; p < packs; ++p)
+        x[p] = math::fma(a[p], math::select(a[p] == zero, zero, total), x[p]);
+    } else if (stands_alone_) {
+      // x is b
+    } else if (stops == 0) {
+      const V total = math::fma(splat(power_.block[m]), from.outer, from.chain);
+      shift_in_fours<1>(x, zero, later);
+      for (int p = 0; p < packs; ++p) x[p] = math::fma(one_, later[p], x[p]);
+      shift_in_fours<2>(x, zero, later);
+      for (int p = 0; p < packs; ++p) x[p] = math::fma(two_, later[p], x[p]);
+      spread_middle(x, zero, later);
+      for (int p = 0; p < packs; ++p) x[p] = math::fma(to_middle_[p], later[p], x[p]);
+      from.chain = math::fma(eight_, from.chain, splat(math::first(x[0])));
+      for (int p = 0; p < packs; ++p) x[p] = math::fma(to_end_[p], total, x[p]);
+    } else {
+      // An episode ends in this block: rare enough to go one by one.
+      T each[scan_block_tokens];
+      for (int p = 0; p < packs; ++p) math::store(each + p * width, x[p]);
+      T next = math::first(math::fma(splat(power_.block[m]), from.outer, from.chain));
+      for (index j = scan_block_tokens; j-- > 0;) {
+        if (!flagged(s, at + j)) each[j] = math::fma(power_.one, next, each[j]);
+        next = each[j];
+      }
+      for (int p = 0; p < packs; ++p) x[p] = math::load<V>(each + p * width);
+      from.chain = splat(next);
+      from.outer = zero;
+      from.held = 0;
+    }
+
+    if constexpr (!Writes) return;
+    for (int p = 0; p < packs; ++p) {
+      t[p].x = x[p];
+      kernel.emit(t[p]);
+      for (int k = 0; k < outputs; ++k)
+        math::store(s.out[k] + at + p * width, t[p].out[k] + zero);  // never −0
+    }
+  }
+
+  static RLHF_INLINE link begin(double carry) {
+    return {math::constant<V>(0), splat(static_cast<T>(carry)), math::constant<V>(1), carry};
+  }
+  /// Of a tile of 1,024 steps.
+  RLHF_INLINE tile_link end(const link& from) const {
+    const double scale = varying ? static_cast<double>(math::first(from.reach)) : power_.tile;
+    return {static_cast<double>(math::first(from.chain)), scale};
+  }
+
+  /// x and the outputs of a part.
+  RLHF_INLINE void solve(part& s) const {
+    const K kernel = kernel_;
+    const index blocks = s.count / scan_block_tokens;
+    const index rest = s.count % scan_block_tokens;
+    link from = begin(s.carry);
+    index at = s.count;
+    if (blocks > 0) block<true>(kernel, s, at -= scan_block_tokens, 0, from);
+    for (index m = 1; m < blocks; ++m) block<false>(kernel, s, at -= scan_block_tokens, m, from);
+    if (rest == 0) {
+      if (s.count < scan_tile_tokens) return;  // the row begins here
+      s.carry = end(from).carry(from.held);
+      return;
+    }
+    const T reached = varying ? math::first(from.reach) : power_.block[blocks];
+    T later = reached > T(0) ? math::fma(reached, math::first(from.outer), math::first(from.chain))
+                             : math::first(from.chain);
+    for (at = rest; at-- > 0;) {
+      const scan_lanes<S, K> t = one_step(s, at, later);
+      later = math::first(t.x);
+      for (int k = 0; k < outputs; ++k) s.out[k][at] = math::first(t.out[k]) + T(0);
+    }
+  }
+
+  /// Adds the outputs of parts to the moments, block by block from the end of each. Masked: some
+  /// steps are no valid tokens; their outputs become +0.
+  template <bool Masked>
+  RLHF_INLINE void add_moments(const part* parts, index n) {
+    const V zero = math::constant<V>(0);
+    D shift[at_least_one(outputs)];
+    V unmoved[at_least_one(outputs)];
+    block_of<D, wide> sum[at_least_one(outputs)], square[at_least_one(outputs)];
+    unrolled<outputs>([&](auto k) __attribute__((always_inline)) {
+      shift[k] = math::constant<D>(shift_[k]);
+      unmoved[k] = math::constant<V>(static_cast<T>(shift_[k]));
+      sum[k] = sum_[k];
+      square[k] = square_[k];
+    });
+    for (const part* s = parts; s != parts + n; ++s) {
+      index at = s->count;
+      for (; at >= scan_block_tokens; at -= scan_block_tokens) {
+        const index first = at - scan_block_tokens;
+        unrolled<outputs>([&](auto k) __attribute__((always_inline)) {
+          values y = load(s->out[k] + first);
+          if constexpr (Masked)
+            for (int p = 0; p < packs; ++p) {
+              const auto valid = math::load_flags<V>(s->counted + first + p * width);
+              math::store(s->out[k] + first + p * width, math::select(valid, y[p], zero));
+              y[p] = math::select(valid, y[p], unmoved[k]);
+            }
+          block_of<D, wide> d;
+          widen(y, d);
+          for (int p = 0; p < wide; ++p) {
+            d[p] = d[p] - shift[k];
+            sum[k][p] = sum[k][p] + d[p];
+            square[k][p] = math::fma(d[p], d[p], square[k][p]);
+          }
+        });
+      }
+      while (at-- > 0) {
+        const bool valid = !Masked || s->counted[at] != 0;
+        for (int k = 0; k < outputs; ++k) {
+          if (!valid) {
+            s->out[k][at] = T(0);
+            continue;
+          }
+          const double d = static_cast<double>(s->out[k][at]) - shift_[k];
+          odd_sum_[k] += d;
+          odd_square_[k] = math::fma(d, d, odd_square_[k]);
+        }
+      }
+    }
+    unrolled<outputs>([&](auto k) __attribute__((always_inline)) {
+      sum_[k] = sum[k];
+      square_[k] = square[k];
+    });
+  }
+
  public:
+  tile_scan(const K& kernel, const decay_powers<T>& power)
+      : kernel_(kernel),
+        power_(power),
+        stands_alone_(is_alone(kernel)),
+        one_(splat(power.one)),
+        two_(splat(power.two)),
+        eight_(splat(power.eight)),
+        to_middle_(load(power.to_middle)),
+        to_end_(load(power.to_end)) {}
+
   void begin_segment() {
     fresh_ = true;
     for (int k = 0; k < outputs; ++k) {
@@ -162,170 +368,34 @@ class tile_scan {
     return s;
   }
 
-  /// `carry` is x after the tile's last step, and then x of its first one.
-  RLHF_NOINLINE void run(const K& callers_kernel, const decay_powers<T>& power,
-                         const scan_tile<K>& tile, T after, double& carry) {
-    // Everything the loop needs is copied: a store of T may alias any member.
-    const K kernel = callers_kernel;
-    const bool none = stands_alone(kernel);
-    const index count = tile.count;
-    const index blocks = count / scan_block_tokens;
-    const std::uint8_t* const counted = tile.counted;
-    const T* in[at_least_one(K::inputs)];
-    const std::uint8_t* flag[at_least_one(K::flags)];
-    T* out[at_least_one(outputs)];
-    for (int k = 0; k < K::inputs; ++k) in[k] = tile.in[k];
-    for (int k = 0; k < K::flags; ++k) flag[k] = tile.flag[k];
-    for (int k = 0; k < outputs; ++k) out[k] = tile.out[k];
-    if (fresh_) choose_shift(kernel, power, tile, after, carry);
-    block_of<D, wide> sum[at_least_one(outputs)], square[at_least_one(outputs)];
-    D shift[at_least_one(outputs)];
-    unrolled<outputs>([&](auto k) __attribute__((always_inline)) {
-      for (int p = 0; p < wide; ++p) sum[k][p] = sum_[k][p], square[k][p] = square_[k][p];
-      shift[k] = math::constant<D>(shift_[k]);
-    });
-    const V zero = math::constant<V>(0);
-    const V one = splat(power.one);
-    const V two = splat(power.two);
-    const V eight = splat(power.eight);
-    block_of<V, packs> to_middle, to_end;
-    for (int p = 0; p < packs; ++p) {
-      to_middle[p] = math::load<V>(power.to_middle + p * width);
-      to_end[p] = math::load<V>(power.to_end + p * width);
-    }
-    V chain = zero;                                      // x of the next block, without the carry
-    V outer = math::constant<V>(static_cast<T>(carry));  // which adds a power of the decay of it
-    [[maybe_unused]] V reach = math::constant<V>(1);     // that power, where decays vary
-    double held = carry;
+  /// The moments of what follows are about the outputs of this part's last step.
+  void take_shift(const part& s) {
+    if (fresh_) choose_shift(s);
+  }
 
-    for (index m = 0; m < blocks; ++m) {
-      const index at = count - scan_block_tokens * (m + 1);
-      block_of<scan_lanes<V, K>, packs> t;
-      block_of<V, packs> x;
-      for (int p = 0; p < packs; ++p) {
-        const index from = at + p * width;
-        for (int k = 0; k < K::inputs; ++k) t[p].in[k] = math::load<V>(in[k] + from);
-        for (int k = 0; k < K::flags; ++k) t[p].flag[k] = math::load_flags<V>(flag[k] + from);
-        if constexpr (K::shifted >= 0) {
-          if (m == 0 && p == packs - 1)
-            t[p].next = shift_in(t[p].in[K::shifted], after);
-          else
-            t[p].next = math::load<V>(in[K::shifted] + from + 1);
-        }
-        kernel.step(t[p]);
-        x[p] = t[p].b;
-      }
-      std::uint64_t stops = 0;
-      for (int k = 0; k < K::flags; ++k) stops |= flag_word(flag[k] + at);
+  /// What a tile of 1,024 steps gives to the one before it, whatever comes after it.
+  RLHF_NOINLINE tile_link link_of(const part& s) const {
+    const K kernel = kernel_;
+    link from = begin(0);
+    from.held = 1;
+    index at = s.count;
+    block<true, false>(kernel, s, at -= scan_block_tokens, 0, from);
+    for (index m = 1; at > 0; ++m)
+      block<false, false>(kernel, s, at -= scan_block_tokens, m, from);
+    tile_link l = end(from);
+    if (!(from.held > 0)) l.scale = 0;
+    return l;
+  }
 
-      block_of<V, packs> later;
-      if constexpr (varying) {
-        block_of<V, packs> a, later_a;
-        const V unit = math::constant<V>(1);
-        for (int p = 0; p < packs; ++p) a[p] = t[p].a;
-        const auto combine = [&] {
-          for (int p = 0; p < packs; ++p) {
-            x[p] = math::fma(a[p], math::select(a[p] == zero, zero, later[p]), x[p]);
-            a[p] = a[p] * later_a[p];
-          }
-        };
-        shift_in_fours<1>(x, zero, later);
-        shift_in_fours<1>(a, unit, later_a);
-        combine();
-        shift_in_fours<2>(x, zero, later);
-        shift_in_fours<2>(a, unit, later_a);
-        combine();
-        spread_middle(x, zero, later);
-        spread_middle(a, unit, later_a);
-        combine();
-        const V total = math::fma(reach, math::select(reach == zero, zero, outer), chain);
-        const V whole = splat(math::first(a[0]));
-        chain =
-            math::fma(whole, math::select(whole == zero, zero, chain), splat(math::first(x[0])));
-        reach = reach * whole;
-        for (int p = 0; p < packs; ++p)
-          x[p] = math::fma(a[p], math::select(a[p] == zero, zero, total), x[p]);
-      } else if (none) {
-        // x is b
-      } else if (stops == 0) {
-        const V total = math::fma(splat(power.block[m]), outer, chain);
-        shift_in_fours<1>(x, zero, later);
-        for (int p = 0; p < packs; ++p) x[p] = math::fma(one, later[p], x[p]);
-        shift_in_fours<2>(x, zero, later);
-        for (int p = 0; p < packs; ++p) x[p] = math::fma(two, later[p], x[p]);
-        spread_middle(x, zero, later);
-        for (int p = 0; p < packs; ++p) x[p] = math::fma(to_middle[p], later[p], x[p]);
-        chain = math::fma(eight, chain, splat(math::first(x[0])));
-        for (int p = 0; p < packs; ++p) x[p] = math::fma(to_end[p], total, x[p]);
-      } else {
-        // An episode ends in this block: rare enough to go one by one.
-        T each[scan_block_tokens];
-        for (int p = 0; p < packs; ++p) math::store(each + p * width, x[p]);
-        T next = math::first(math::fma(splat(power.block[m]), outer, chain));
-        for (index j = scan_block_tokens; j-- > 0;) {
-          if (!flagged(tile, at + j)) each[j] = math::fma(power.one, next, each[j]);
-          next = each[j];
-        }
-        for (int p = 0; p < packs; ++p) x[p] = math::load<V>(each + p * width);
-        chain = splat(next);
-        outer = zero;
-        held = 0;
-      }
-
-      for (int p = 0; p < packs; ++p) {
-        t[p].x = x[p];
-        kernel.emit(t[p]);
-      }
-      unrolled<outputs>([&](auto k) __attribute__((always_inline)) {
-        block_of<V, packs> y;
-        block_of<D, wide> d;
-        for (int p = 0; p < packs; ++p) y[p] = t[p].out[k] + zero;  // never −0
-        if (counted == nullptr) {
-          for (int p = 0; p < packs; ++p) math::store(out[k] + at + p * width, y[p]);
-        } else {
-          const V unmoved = math::constant<V>(shift_[k]);
-          for (int p = 0; p < packs; ++p) {
-            const auto valid = math::load_flags<V>(counted + at + p * width);
-            math::store(out[k] + at + p * width, math::select(valid, y[p], zero));
-            y[p] = math::select(valid, y[p], unmoved);
-          }
-        }
-        widen(y, d);
-        for (int p = 0; p < wide; ++p) {
-          d[p] = d[p] - shift[k];
-          sum[k][p] = sum[k][p] + d[p];
-          square[k][p] = math::fma(d[p], d[p], square[k][p]);
-        }
-      });
-    }
-    unrolled<outputs>([&](auto k) __attribute__((always_inline)) {
-      for (int p = 0; p < wide; ++p) sum_[k][p] = sum[k][p], square_[k][p] = square[k][p];
-    });
-
-    const index rest = count - blocks * scan_block_tokens;
-    if (rest == 0) {
-      const double scale = varying ? static_cast<double>(math::first(reach)) : power.tile;
-      carry = static_cast<double>(math::first(chain));
-      if (scale > 0) carry = math::fma(scale, held, carry);
-      return;
-    }
-    T reached = varying ? math::first(reach) : power.block[blocks];
-    T later = reached > T(0) ? math::fma(reached, math::first(outer), math::first(chain))
-                             : math::first(chain);
-    for (index at = rest; at-- > 0;) {
-      const scan_lanes<S, K> t = one_step(kernel, power, tile, at, after, later);
-      later = math::first(t.x);
-      const bool valid = counted == nullptr || counted[at] != 0;
-      for (int k = 0; k < outputs; ++k) {
-        const T y = math::first(t.out[k]) + T(0);
-        out[k][at] = valid ? y : T(0);
-        if (!valid) continue;
-        const double d = static_cast<double>(y) - shift_[k];
-        odd_sum_[k] += d;
-        odd_square_[k] = math::fma(d, d, odd_square_[k]);
-      }
-    }
-    carry = static_cast<double>(later);
+  /// Parts of as many rows, with memory of their own; all of them with `counted`, or none.
+  RLHF_NOINLINE void run(part* parts, index n) {
+    if (n == 0) return;
+    if (fresh_) choose_shift(parts[0]);
+    for (index i = 0; i < n; ++i) solve(parts[i]);
+    if (parts[0].counted == nullptr)
+      add_moments<false>(parts, n);
+    else
+      add_moments<true>(parts, n);
   }
 };
 
