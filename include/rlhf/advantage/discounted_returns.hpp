@@ -163,51 +163,21 @@ result_of<Exec, discounted_returns_result> discounted_returns(
   expects(config.gamma >= 0 && config.gamma <= 1, function, "gamma", "in [0, 1]", config.gamma);
   detail::check_holes(function, config.holes, config.reward_at_hole);
   token_binder<Space> bind(function, "reward", batch.reward, batch.layout, batch.mask);
-  const shape tokens = batch.reward.shape();
   const auto reward = bind.token("reward", batch.reward);
   if (!batch.truncated) bind.unused("next_value", bool(batch.next_value));
-  const auto next_value = bind.token("next_value", batch.next_value, T(0));
-  const auto bootstrap = batch.bootstrap_value
-                             ? bind.sequence("bootstrap_value", batch.bootstrap_value)
-                             : token_input<T>{};
-  const token_flags terminated = bind_flags(bind, "terminated", batch.terminated, tokens);
-  const token_flags truncated = bind_flags(bind, "truncated", batch.truncated, tokens);
+  const auto steps = detail::bind_time_steps<T>(bind, batch, reward);
   const auto returns = bind.written("returns", output.returns);
 
   auto run = exec.begin(function);
-  double* const figures = run.template allocate<double>(token_counts::size +
-                                                        scan_figures<detail::return_scan<T>>::size);
-  double* const scan_to = figures + token_counts::size;
-  run.count(bind.domain(), figures);
   const token_input<T> observed[] = {reward};
-  const auto screened = screen_nonfinite<T>(run, bind.domain(), observed, config.nonfinite);
-  const auto& domain = screened.domain;
-  if (batch.truncated && !batch.next_value)
-    detail::refuse_cuts(run, domain, terminated, truncated, bool(batch.bootstrap_value));
-  const auto rewards = detail::rewards_of_valid(run, domain, reward, config.reward_at_hole);
-
-  const auto scan = [&](const auto& kernel, auto a) {
-    a.domain = domain;
-    a.holes = config.holes;
-    a.in[0] = rewards;
-    a.end = bootstrap;
-    a.after = bootstrap;
-    a.out[0] = returns;
-    run.reverse_scan(kernel, a, scan_to);
-  };
-  if (!batch.terminated && !batch.truncated && (config.holes == hole_mode::skip || !domain.mask)) {
-    using K = detail::return_scan<T>;
-    scan(K{config.gamma}, scan_arguments<K, Space>{});
-  } else {
-    using K = detail::episode_return_scan<T>;
-    scan_arguments<K, Space> a;
-    a.in[K::next_value] = next_value;
-    a.flag[K::terminated] = terminated;
-    a.flag[K::truncated] = truncated;
-    scan(K{config.gamma, static_cast<T>(config.gamma), bool(batch.next_value)}, a);
-  }
-  detail::count_dropped(run, screened.dropped,
-                        scan_to + scan_figures<detail::return_scan<T>>::nonfinite);
+  const double* const figures = detail::scan_time_steps(
+      run, bind.domain(), steps, observed, config, detail::return_scan<T>{config.gamma},
+      detail::episode_return_scan<T>{config.gamma, static_cast<T>(config.gamma),
+                                     steps.has_next_value},
+      [&](auto& a) {
+        a.end = steps.bootstrap;
+        a.out[0] = returns;
+      });
   return run.template finish<discounted_returns_result>(figures, &detail::read_returns);
 }
 

@@ -189,57 +189,24 @@ result_of<Exec, generalized_advantage_estimation_result> generalized_advantage_e
   expects(config.lambda >= 0 && config.lambda <= 1, function, "lambda", "in [0, 1]", config.lambda);
   detail::check_holes(function, config.holes, config.reward_at_hole);
   token_binder<Space> bind(function, "reward", batch.reward, batch.layout, batch.mask);
-  const shape tokens = batch.reward.shape();
   const auto reward = bind.token("reward", batch.reward);
   const auto value = bind.token("value", batch.value);
-  const auto next_value = bind.token("next_value", batch.next_value, T(0));
   if (batch.next_value) bind.unused("bootstrap_value", bool(batch.bootstrap_value));
-  const auto bootstrap = batch.bootstrap_value
-                             ? bind.sequence("bootstrap_value", batch.bootstrap_value)
-                             : token_input<T>{};
-  const token_flags terminated = bind_flags(bind, "terminated", batch.terminated, tokens);
-  const token_flags truncated = bind_flags(bind, "truncated", batch.truncated, tokens);
+  const auto steps = detail::bind_time_steps<T>(bind, batch, reward);
   const auto advantage = bind.written("advantage", output.advantage);
   const auto returns = bind.written("returns", output.returns);
 
   auto run = exec.begin(function);
-  double* const figures = run.template allocate<double>(
-      token_counts::size + scan_figures<detail::advantage_scan<T>>::size);
-  double* const scan_to = figures + token_counts::size;
-  run.count(bind.domain(), figures);
-  const token_input<T> observed[] = {reward, value, next_value};
-  const auto screened = screen_nonfinite<T>(run, bind.domain(), observed, config.nonfinite);
-  const auto& domain = screened.domain;
-  if (batch.truncated && !batch.next_value)
-    detail::refuse_cuts(run, domain, terminated, truncated, bool(batch.bootstrap_value));
-  const auto rewards = detail::rewards_of_valid(run, domain, reward, config.reward_at_hole);
-
+  const token_input<T> observed[] = {reward, value, steps.next_value};
   const double decay = config.gamma * config.lambda;
   const T gamma = static_cast<T>(config.gamma);
-  const auto scan = [&](const auto& kernel, auto a) {
-    a.domain = domain;
-    a.holes = config.holes;
-    a.in[0] = rewards;
-    a.in[1] = value;
-    a.after = bootstrap;
-    a.out[0] = advantage;
-    a.out[1] = returns;
-    run.reverse_scan(kernel, a, scan_to);
-  };
-  if (!batch.terminated && !batch.truncated && !batch.next_value &&
-      (config.holes == hole_mode::skip || !domain.mask)) {
-    using K = detail::advantage_scan<T>;
-    scan(K{decay, gamma}, scan_arguments<K, Space>{});
-  } else {
-    using K = detail::episode_advantage_scan<T>;
-    scan_arguments<K, Space> a;
-    a.in[K::next_value] = next_value;
-    a.flag[K::terminated] = terminated;
-    a.flag[K::truncated] = truncated;
-    scan(K{decay, gamma, bool(batch.next_value)}, a);
-  }
-  detail::count_dropped(run, screened.dropped,
-                        scan_to + scan_figures<detail::advantage_scan<T>>::nonfinite);
+  const double* const figures = detail::scan_time_steps(
+      run, bind.domain(), steps, observed, config, detail::advantage_scan<T>{decay, gamma},
+      detail::episode_advantage_scan<T>{decay, gamma, steps.has_next_value}, [&](auto& a) {
+        a.in[1] = value;
+        a.out[0] = advantage;
+        a.out[1] = returns;
+      });
   return run.template finish<generalized_advantage_estimation_result>(figures,
                                                                       &detail::read_advantages);
 }

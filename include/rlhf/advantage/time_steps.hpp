@@ -1,5 +1,6 @@
 #pragma once
 
+#include "rlhf/primitive/count.hpp"
 #include "rlhf/primitive/reverse_scan.hpp"
 #include "rlhf/statistics/nonfinite.hpp"
 
@@ -103,9 +104,69 @@ RLHF_NOINLINE void refuse_cuts(Run& run, const token_domain<Space>& domain,
              "without a bootstrap_value");
 }
 
-template <class Run>
-void count_dropped(Run& run, const double* dropped, double* to) {
-  if (dropped != nullptr) run.for_each(1, add_dropped{dropped, to});
+/// What every estimator over time is given, besides inputs and outputs of its own.
+template <class T>
+struct time_steps {
+  token_input<T> reward, next_value, bootstrap;
+  token_flags terminated, truncated;
+  bool has_terminated, has_truncated, has_next_value, has_bootstrap;
+};
+
+template <class T, class Batch, class Space>
+time_steps<T> bind_time_steps(token_binder<Space>& bind, const Batch& batch,
+                              const token_input<T>& reward) {
+  time_steps<T> s;
+  s.reward = reward;
+  s.has_terminated = bool(batch.terminated);
+  s.has_truncated = bool(batch.truncated);
+  s.has_next_value = bool(batch.next_value);
+  s.has_bootstrap = bool(batch.bootstrap_value);
+  s.next_value = bind.token("next_value", batch.next_value, T(0));
+  if (s.has_bootstrap) s.bootstrap = bind.sequence("bootstrap_value", batch.bootstrap_value);
+  s.terminated = bind_flags(bind, "terminated", batch.terminated, batch.reward.shape());
+  s.truncated = bind_flags(bind, "truncated", batch.truncated, batch.reward.shape());
+  return s;
+}
+
+/// Counts the tokens and scans them: with `plain` where no episode ends inside a row, else with
+/// `episodes`, which reads next values and flags as well. own(arguments) adds what belongs to the
+/// estimator. Returns the figures of count, and then those of the scan.
+template <class Plain, class Episodes, class Run, class T, class Space, std::size_t N, class Config,
+          class Own>
+double* scan_time_steps(Run& run, const token_domain<Space>& given, const time_steps<T>& steps,
+                        const token_input<T> (&observed)[N], const Config& config,
+                        const Plain& plain, const Episodes& episodes, const Own& own) {
+  double* const figures =
+      run.template allocate<double>(token_counts::size + scan_figures<Plain>::size);
+  double* const scan_to = figures + token_counts::size;
+  run.count(given, figures);
+  const auto screened = screen_nonfinite<T>(run, given, observed, config.nonfinite);
+  const token_domain<Space>& domain = screened.domain;
+  if (steps.has_truncated && !steps.has_next_value)
+    refuse_cuts(run, domain, steps.terminated, steps.truncated, steps.has_bootstrap);
+  const auto rewards = rewards_of_valid(run, domain, steps.reward, config.reward_at_hole);
+
+  const auto scan = [&](const auto& kernel, auto a) {
+    a.domain = domain;
+    a.holes = config.holes;
+    a.in[0] = rewards;
+    a.after = steps.bootstrap;
+    own(a);
+    run.reverse_scan(kernel, a, scan_to);
+  };
+  if (!steps.has_terminated && !steps.has_truncated && !steps.has_next_value &&
+      (config.holes == hole_mode::skip || !domain.mask)) {
+    scan(plain, scan_arguments<Plain, Space>{});
+  } else {
+    scan_arguments<Episodes, Space> a;
+    a.in[Episodes::next_value] = steps.next_value;
+    a.flag[Episodes::terminated] = steps.terminated;
+    a.flag[Episodes::truncated] = steps.truncated;
+    scan(episodes, a);
+  }
+  if (screened.dropped != nullptr)
+    run.for_each(1, add_dropped{screened.dropped, scan_to + scan_figures<Plain>::nonfinite});
+  return figures;
 }
 
 }  // namespace rlhf::inline RLHF_COMPUTE::detail

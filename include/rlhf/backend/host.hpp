@@ -46,10 +46,13 @@ class host_run {
   template <class F>
   void for_each(index n, const F& f) {
     if (arena_.dry()) return;
-    if (n < few)
-      for (index i = 0; i < n; ++i) f(i);
+    const index units = n < few ? 1 : 32 * exec_.concurrency();
+    if (exec_.concurrency() > 1 && units > 1)
+      exec_.parallel_for(units, [&](index u) {
+        for (index i = u * n / units; i < (u + 1) * n / units; ++i) f(i);
+      });
     else
-      exec_.parallel_for(n, f);
+      for (index i = 0; i < n; ++i) f(i);
   }
 
   /// tokens, positions, sequences of a domain; row_weight[i], where wanted, is the sum of a row.
@@ -229,7 +232,7 @@ class host_run {
   template <class K>
   void reverse_scan(const K& kernel, scan_arguments<K, space> a, double* figures) {
     using T = typename K::scalar_type;
-    using scan = detail::row_scan<math::native_lane<T>, K, space>;
+    using V = math::native_lane<T>;
     const index rows = a.domain.rows;
     const mask_view<space> mask = a.domain.mask;
     if (mask && (mask.kind() != mask_kind::flag || a.domain.mask_stride() != 1)) {
@@ -239,50 +242,18 @@ class host_run {
       for_each(rows, detail::flag_row<space>{a.domain, flags});
       a.domain.mask = mask_view<space>(flags, packed ? shape(columns) : shape(rows, columns));
     }
-    const bool shared = exec_.concurrency() > 1;
-    index* const first = shared ? allocate<index>(rows + 1) : nullptr;
-    auto* const partial = shared ? allocate<detail::scan_sums<K::outputs>>(rows) : nullptr;
-    if (arena_.dry()) return;
     double decay = 0;
     if constexpr (!detail::has_varying_decay<K>()) decay = kernel.decay;
     const detail::decay_powers<T> powers(decay);
-    using sums = detail::scan_sums<K::outputs>;
-    detail::binary_tree<sums> all, group;
-    // The segment [begin, end) is done; the group of rows may be as well.
-    const auto add = [&](const sums& segment, index end) {
-      group.push(segment);
-      if (end % detail::moment_group_rows != 0 && end < rows) return;
-      all.push(group.finish());
-      group = {};
-    };
-    if (!shared) {
-      scan rows_of(kernel, a, powers);
-      for (index i = 0; i < rows;) {
-        const sums segment = rows_of.segment(i, i);
-        add(segment, i);
-      }
-    } else {
-      index segments = 0;
-      index tokens = 0;
-      for_each(rows, detail::row_positions<space>{a.domain, a.holes, first});
-      for (index i = 0, begin = 0; i < rows; ++i) {
-        tokens += first[i];
-        if (tokens < detail::moment_segment_tokens && (i + 1) % detail::moment_group_rows != 0 &&
-            i + 1 < rows)
-          continue;
-        first[segments++] = begin;
-        begin = i + 1;
-        tokens = 0;
-      }
-      first[segments] = rows;
-      exec_.parallel_for(segments, [&](index s) {
-        scan rows_of(kernel, a, powers);
-        index end = 0;
-        partial[s] = rows_of.segment(first[s], end);
-      });
-      for (index s = 0; s < segments; ++s) add(partial[s], first[s + 1]);
+    if (exec_.concurrency() > 1) {
+      const detail::scan_share<V, K, space, Exec> share(*this, exec_, kernel, a, powers);
+      if (!arena_.dry()) share().write(figures);
+    } else if (!arena_.dry()) {
+      detail::row_scan<V, K, space> rows_of(kernel, a, powers);
+      detail::binary_tree<detail::scan_sums<K::outputs>> all;
+      for (index i = 0; i < rows; i += detail::moment_group_rows) all.push(rows_of.group(i));
+      all.finish().write(figures);
     }
-    all.finish().write(figures);
   }
 
   /// See primitive/group_reduce.hpp. Writes the figures as K::partial does.

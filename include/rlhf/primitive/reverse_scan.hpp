@@ -65,7 +65,13 @@ namespace rlhf::inline RLHF_COMPUTE {
 ///
 /// The bits of a row depend on its valid tokens alone: tiles of 1,024 and blocks of 8, both counted
 /// from the last valid token; in a block three steps of a tree; from block to block one fused
-/// multiply-add; from tile to tile in double. Moments of the outputs are taken along the way.
+/// multiply-add; from tile to tile in double; what is left at the row's beginning one by one.
+///
+/// Moments of the outputs are taken along the way, about the outputs of a segment's first token
+/// from the end: 8 lanes by place in a block, and what is left beside them. Rows stand in groups of
+/// 64; in a group a segment ends with the row that fills it to 512 valid tokens, or with one of more
+/// than 4 tiles, which is cut into pieces behind each fourth. A binary tree over the pieces of a
+/// segment, the segments of a group, the groups.
 template <class K, class Space>
 struct scan_arguments {
   using T = typename K::scalar_type;

@@ -7,6 +7,7 @@
 //   block       8 steps in registers
 //   tile        up to 1,024 steps of one row
 //   rows        of one call
+//   share       of threads in them
 
 #include "rlhf/backend/host/reverse_scan/rows.hpp"
-#include "rlhf/backend/host/reverse_scan/tile.hpp"
+#include "rlhf/backend/host/reverse_scan/share.hpp"

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <thread>
 
 #include "rlhf/primitive/map_reduce.hpp"
 
@@ -75,6 +76,12 @@ RLHF_HOST_DEVICE bool aligned16(const X* p) {
 ///     shared<X>(at)    an X at a byte of the shared memory, undefined at first
 ///     copy(to, from)   16 bytes into shared memory, both aligned; there after fetched()
 ///     fetched()        ends all copies
+///
+/// Between blocks, on one thread:
+///
+///     take(counter)         its number, which then is one more
+///     publish(flag, value)  a flag, seen after all that the block has written in earlier phases
+///     observe(flag)         what is published so far; then published(x) reads what was written
 class serial_block {
   int threads_;
   std::byte* shared_;
@@ -99,6 +106,14 @@ class serial_block {
   }
   RLHF_HOST_DEVICE void copy(void* to, const void* from) const { __builtin_memcpy(to, from, 16); }
   RLHF_HOST_DEVICE void fetched() const {}
+  static index take(index* counter) { return __atomic_fetch_add(counter, 1, __ATOMIC_RELAXED); }
+  static void publish(int* flag, int value) { __atomic_store_n(flag, value, __ATOMIC_RELEASE); }
+  static int observe(const int* flag) {
+    const int value = __atomic_load_n(flag, __ATOMIC_ACQUIRE);
+    if (value == 0) std::this_thread::yield();  // to the thread that is waited for
+    return value;
+  }
+  static double published(const double* x) { return *x; }
 };
 
 /// f(block, i) with shared memory of its own, filled with what no kernel may read.
@@ -153,10 +168,41 @@ class cuda_block {
     __pipeline_wait_prior(0);
     __syncthreads();
   }
+  __device__ static index take(index* counter) {
+    static_assert(sizeof(index) == sizeof(unsigned long long));
+    return static_cast<index>(atomicAdd(reinterpret_cast<unsigned long long*>(counter), 1ull));
+  }
+  __device__ static void publish(int* flag, int value) {
+    __threadfence();
+    atomicExch(flag, value);
+  }
+  __device__ static int observe(const int* flag) {
+    const int value = *static_cast<const volatile int*>(flag);
+    __threadfence();
+    return value;
+  }
+  __device__ static double published(const double* x) { return __ldcg(x); }
 };
 
+/// How many threads a kernel may be launched with, and how many of its blocks shall fit a
+/// multiprocessor: from these follow its registers.
 template <class F>
-__global__ void __launch_bounds__(most_block_threads, 3) run_blocks(index n, F f) {
+constexpr int launch_threads_of() {
+  if constexpr (requires { F::launch_threads; })
+    return F::launch_threads;
+  else
+    return most_block_threads;
+}
+template <class F>
+constexpr int launch_blocks_of() {
+  if constexpr (requires { F::launch_blocks; })
+    return F::launch_blocks;
+  else
+    return 3;
+}
+
+template <class F>
+__global__ void __launch_bounds__(launch_threads_of<F>(), launch_blocks_of<F>()) run_blocks(index n, F f) {
   extern __shared__ __align__(16) unsigned char shared_of_block[];
   const cuda_block block(reinterpret_cast<std::byte*>(shared_of_block));
   for (index i = blockIdx.x; i < n; i += gridDim.x) {

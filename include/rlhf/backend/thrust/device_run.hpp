@@ -37,8 +37,6 @@ class device_run {
   const Exec& exec_;
   detail::device_arena arena_;
 
-  static constexpr index few_rows = 264;  // two for each multiprocessor of the largest devices
-
   struct refusal {
     const double* count;
     const char* argument;
@@ -195,24 +193,26 @@ class device_run {
     auto* const partial = allocate<sums>(map.slots);
     double decay = 0;
     if constexpr (!detail::has_varying_decay<K>()) decay = kernel.decay;
-    pass scan{kernel, a,       detail::decay_powers<T>(decay), map,    detail::scan_plan<K>::over(skips),
-              {},     nullptr, nullptr,                        partial};
-    // Too few rows to busy a device with one block each.
-    if (rows < few_rows && a.domain.columns > map.piece_steps && !skips) {
-      auto* const link = allocate<detail::scan_link>(map.slots * detail::moment_piece_tiles);
-      auto* const carry = allocate<double>(map.slots);
-      scan.link = link;
-      scan.goal = detail::scan_goal::links;
-      blocks(map.slots, scan.plan.shape, scan);
-      for_each(map.slots, detail::carry_of_pieces<K, space>{a, map, link, carry});
-      scan.carry = carry;
-      scan.goal = detail::scan_goal::pieces;
+    pass scan{kernel, a, detail::decay_powers<T>(decay), map, detail::scan_plan<K>::over(skips),
+              partial, {}};
+    // Long rows are shared out, unless where a piece ends only a walk along the row can tell.
+    if (a.domain.columns > map.piece_steps && !skips) {
+      scan.board.ticket = allocate<index>(1);
+      scan.board.state = allocate<int>(map.slots);
+      scan.board.link = allocate<detail::scan_link>(map.slots * detail::moment_piece_tiles);
+      scan.board.first_x = allocate<double>(map.slots);
+      for_each(map.slots + 1, detail::scan_board::clear{scan.board.ticket, scan.board.state});
     }
     blocks(map.slots, scan.plan.shape, scan);
     using segments = detail::fold_segments<K, space>;
+    using few_segments = detail::fold_few_segments<K, space>;
     using groups = detail::fold_groups<K::outputs>;
     auto* from = allocate<sums>(map.groups);
-    blocks(map.groups, segments::shape, segments{kernel, a, map, partial, from});
+    const few_segments fold{{kernel, a}, map, partial, from};
+    if (few_segments::serve(map))
+      blocks(fold.jobs(), few_segments::shape, fold);
+    else
+      blocks(map.groups, segments::shape, segments{{kernel, a}, map, partial, from});
     for (index n = map.groups; n >= 0;) {
       const index left = (n + groups::width - 1) / groups::width;
       auto* const to = left > 1 ? allocate<sums>(left) : nullptr;

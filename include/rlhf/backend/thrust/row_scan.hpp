@@ -15,35 +15,33 @@ namespace rlhf::inline RLHF_COMPUTE::detail {
 struct scan_link {
   double chain;  // x of its first step, from 0
   double scale;  // what x behind it is multiplied by on the way; 0 where an episode ends
+  RLHF_HOST_DEVICE double through(double x) const {
+    return scale > 0 ? math::fma(scale, x, chain) : chain;
+  }
 };
 
-/// The scan of a few long rows goes in three steps: the links of all tiles, the carries of all
-/// pieces, and the scan itself.
-template <class K, class Space>
-struct carry_of_pieces {
-  using T = typename K::scalar_type;
-  scan_arguments<K, Space> a;
-  scan_map<Space> map;
-  const scan_link* link;  // moment_piece_tiles per slot
-  double* carry;          // per slot
+/// Blocks that work on pieces of one row tell each other how far they are: a block numbers itself,
+/// so all before it have begun, publishes the links of its tiles, and looks back for the nearest
+/// piece whose x is known. The sums are those of one walk along the row, whoever comes first.
+struct scan_board {
+  index* ticket;
+  int* state;       // of each slot, see below
+  scan_link* link;  // moment_piece_tiles of each slot
+  double* first_x;  // x of the first step of each slot
 
-  RLHF_HOST_DEVICE void operator()(index slot) const {
-    const scan_slot s = map.at(slot);
-    if (s.first == s.last || s.piece != 0 || s.pieces == 1) return;
-    const index i = s.last - 1;
-    const token_input<T>& end = a.end;
-    const T beyond = end.data == nullptr
-                         ? end.absent
-                         : end.data[i * end.per_row + a.domain.begin(i) * end.per_begin];
-    auto x = static_cast<double>(beyond);
-    for (index p = 1; p < s.pieces && slot + p < map.slots; ++p) {
-      for (index k = 0; k < moment_piece_tiles; ++k) {
-        const scan_link l = link[(slot + p - 1) * moment_piece_tiles + k];
-        x = l.scale > 0 ? math::fma(l.scale, x, l.chain) : l.chain;
-      }
-      carry[slot + p] = x;
+  static constexpr int linked = 1, known = 2;
+
+  /// Clears what must be clear; i in [0, slots].
+  struct clear {
+    index* ticket;
+    int* state;
+    RLHF_HOST_DEVICE void operator()(index i) const {
+      if (i == 0)
+        *ticket = 0;
+      else
+        state[i - 1] = 0;
     }
-  }
+  };
 };
 
 /// Where a block's shared memory has what: from the kernel alone.
@@ -64,6 +62,9 @@ struct scan_plan {
     int first_unit;         // a unit: 8 steps, a thread
     T after;                // the shifted input behind the last step
     double carry;           // x behind it
+    // Where the row begins in each tensor.
+    index in[at_least_one(K::inputs)], flag[at_least_one(K::flags)], out[at_least_one(K::outputs)];
+    index mask;
   };
   struct round_state {
     // The next round's begin.
@@ -75,12 +76,14 @@ struct scan_plan {
     index part_length;  // the longest
     int parts, units;
     bool in_tiles, fresh;
+    index anchor;  // the nearest slot whose x is known
     double positions;
     double shift[at_least_one(K::outputs)];
   };
 
   std::size_t x = 0, flag = 0, counted = 0, head = 0, whole = 0, chain = 0, reach = 0, dead = 0,
-              full = 0, owner = 0, round = 0, parts = 0, place = 0, count = 0, found = 0, sums = 0;
+              full = 0, owner = 0, round = 0, parts = 0, place = 0, count = 0, found = 0, sums = 0,
+              ticket = 0;
   block_shape shape = {threads, 0};
 
   static scan_plan over(bool skips) {
@@ -102,15 +105,10 @@ struct scan_plan {
     p.count = plan.take(threads, sizeof(int));
     p.found = plan.take(most_parts, sizeof(int));
     p.sums = plan.take(2 * threads, sizeof(double));
+    p.ticket = plan.take(1, sizeof(index));
     p.shape.shared_bytes = plan.used;
     return p;
   }
-};
-
-enum class scan_goal : unsigned char {
-  all,     ///< rows from their end to their beginning, one block to a row
-  links,   ///< only what tiles give to each other
-  pieces,  ///< a block to each piece, whose carries are known
 };
 
 template <class K, class Space>
@@ -128,35 +126,44 @@ struct scan_pass {
   static constexpr bool varying = has_varying_decay<K>();
   static_assert(outputs <= 4, "threads of a block are set aside for the moments of 4 outputs");
 
+  static constexpr int launch_threads = threads;
+  static constexpr int launch_blocks = sizeof(T) == sizeof(float) ? (K::flags > 0 ? 5 : 7) : 4;
+
   K kernel;
   scan_arguments<K, Space> a;
   decay_powers<T> power;
   scan_map<Space> map;
   plan_type plan;
-  scan_goal goal;
-  scan_link* link;      // of each tile of each slot; written for links
-  const double* carry;  // of each slot; read for pieces
   scan_sums<K::outputs>* partial;
+  scan_board board;  // its ticket null: a row is walked by one block
 
   template <class Block>
-  RLHF_HOST_DEVICE void operator()(const Block& block, index slot) const {
+  RLHF_HOST_DEVICE void operator()(const Block& block, index job) const {
+    index slot = job;
+    if (shares_rows()) {
+      auto* const ticket = block.template shared<index>(plan.ticket);
+      block.each([&](int t) {
+        if (t == 0) *ticket = Block::take(board.ticket);
+      });
+      slot = *ticket;
+    }
     const scan_slot s = map.at(slot);
     if (s.first == s.last) {
       block.each([&](int t) {
-        if (t == 0 && goal != scan_goal::links) partial[slot] = {};
+        if (t == 0) partial[slot] = {};
       });
       return;
     }
-    if (goal == scan_goal::all && s.piece != 0) return;
-    if (goal == scan_goal::links && s.piece + 1 == s.pieces) return;
+    if (!shares_rows() && s.piece != 0) return;
     pass_of<Block> pass{*this, block, slot, s};
     pass.run();
   }
 
  private:
+  /// What a thread keeps of its block between phases: b, then x; where decays vary their products.
   struct eight {
-    lanes t[steps];
     T x[steps];
+    T c[varying ? steps : 1];
   };
   struct moments {
     double sum, square;
@@ -175,6 +182,7 @@ struct scan_pass {
     return x.data == nullptr ? x.absent
                              : x.data[i * x.per_row + a.domain.begin(i) * x.per_begin];
   }
+  RLHF_HOST_DEVICE bool shares_rows() const { return board.ticket != nullptr; }
   RLHF_HOST_DEVICE bool decays() const {
     if constexpr (varying)
       return true;
@@ -227,25 +235,27 @@ struct scan_pass {
     typename Block::template own<moments> moment = {};
 
     RLHF_HOST_DEVICE void run() {
-      begin();
+      double carry = 0;
+      if (pass.shares_rows() && segment.pieces > 1) carry = link_up();
+      begin(false, carry);
       index piece = segment.piece;
       for (;;) {
         plan_round();
-        const int n = round->parts;
-        if (n == 0) break;
+        if (round->parts == 0) break;
         if (skips) find_places();
         load();
         step();
-        connect();
-        if (pass.goal == scan_goal::links) continue;
+        connect(false);
         apply();
-        add_moments();
-        store();
+        block.each([&](int t) {  // neither writes what the other reads
+          add_moments(t);
+          store(t);
+        });
         if (round->in_tiles && round->tile % moment_piece_tiles == 0 &&
-            piece + 1 < segment.pieces && pass.goal == scan_goal::all)
+            piece + 1 < segment.pieces && !pass.shares_rows())
           end_piece(piece++);
       }
-      if (pass.goal != scan_goal::links) end_piece(piece);
+      end_piece(piece);
     }
 
    private:
@@ -253,14 +263,90 @@ struct scan_pass {
       return !masked || skips || counted[l * pitch + u] != 0;
     }
 
-    RLHF_HOST_DEVICE void begin() {
+    /// The links of this piece for those that follow, and x behind it from those before.
+    RLHF_HOST_DEVICE double link_up() {
+      const bool last = segment.piece + 1 == segment.pieces;
+      if (!last) {
+        begin(true, 0);
+        for (;;) {
+          plan_round();
+          if (round->parts == 0) break;
+          load();
+          step();
+          connect(true);
+        }
+        if (segment.piece > 0)
+          block.each([&](int t) {
+            if (t == 0) Block::publish(pass.board.state + slot, scan_board::linked);
+          });
+      }
+      const double behind = segment.piece > 0
+                                ? look_back()
+                                : static_cast<double>(pass.of_row(a.end, segment.last - 1));
+      block.each([&](int t) {
+        if (t != 0 || last) return;
+        double y = behind;
+        for (int k = 0; k < moment_piece_tiles; ++k)
+          y = pass.board.link[slot * moment_piece_tiles + k].through(y);
+        pass.board.first_x[slot] = y;
+        Block::publish(pass.board.state + slot, scan_board::known);
+      });
+      return behind;
+    }
+
+    RLHF_HOST_DEVICE double look_back() const {
+      constexpr int width = 32;
+      const index none = -1, row_begins = slot - segment.piece;
+      block.each([&](int t) {
+        if (t == 0) round->anchor = none, round->scanned = slot;
+      });
+      while (round->anchor == none) {
+        block.each([&](int t) {
+          const index at = round->scanned - 1 - t;
+          if (t < width) count[t] = at >= row_begins ? Block::observe(pass.board.state + at) : 0;
+        });
+        block.each([&](int t) {
+          if (t != 0) return;
+          int k = 0;
+          while (k < width && count[k] == scan_board::linked) ++k;
+          if (k == width)
+            round->scanned -= width;
+          else if (count[k] == scan_board::known)
+            round->anchor = round->scanned - 1 - k;
+        });
+      }
+      // From there on along the row, 32 pieces at a time.
+      const index anchor = round->anchor;
+      auto* const link = reinterpret_cast<scan_link*>(x);
+      static_assert(width * moment_piece_tiles * sizeof(scan_link) <= steps * pitch * sizeof(T));
+      block.each([&](int t) {
+        if (t == 0) round->carry = Block::published(pass.board.first_x + anchor);
+      });
+      for (index from = anchor + 1; from < slot; from += width) {
+        const index left = (slot - from < width ? slot - from : width) * moment_piece_tiles;
+        block.each([&](int t) {
+          for (index k = t; k < left; k += threads) {
+            const scan_link* const at = pass.board.link + from * moment_piece_tiles + k;
+            link[k] = {Block::published(&at->chain), Block::published(&at->scale)};
+          }
+        });
+        block.each([&](int t) {
+          if (t != 0) return;
+          double y = round->carry;
+          for (index k = 0; k < left; ++k) y = link[k].through(y);
+          round->carry = y;
+        });
+      }
+      return round->carry;
+    }
+
+    RLHF_HOST_DEVICE void begin(bool linking, double carry) {
       block.each([&](int t) {
         moment[t] = {0, 0};
         if (t != 0) return;
         round_state r = {};
-        r.fresh = true;
-        r.row = segment.piece == 0 && pass.goal != scan_goal::links ? segment.first
-                                                                     : segment.last - 1;
+        r.fresh = !linking;
+        r.row = segment.piece == 0 && !linking ? segment.first : segment.last - 1;
         r.tile = segment.piece * moment_piece_tiles;
         if (segment.piece > 0) {
           // Its moments are about the last token of the segment's first row, as in piece 0.
@@ -275,14 +361,17 @@ struct scan_pass {
               r.after = next.data[i * next.per_row + a.domain.begin(i) * next.per_begin +
                                   end * next.stride];
           }
-          r.carry = pass.goal == scan_goal::pieces ? pass.carry[slot] : 0;
-          if (pass.goal == scan_goal::pieces) choose_shift(r);
+          r.carry = carry;
+          if (!linking) choose_shift(r);
         }
         *round = r;
       });
     }
     RLHF_HOST_DEVICE bool valid(index i, index j) const {
       return a.domain.mask.at(a.domain.mask_offset(i) + j * a.domain.mask_stride()) > 0;
+    }
+    RLHF_HOST_DEVICE bool valid(const part& p, index j) const {
+      return a.domain.mask.at(p.mask + j * a.domain.mask_stride()) > 0;
     }
     /// As the segment's first piece chose it. No row here has holes that are left out.
     RLHF_HOST_DEVICE void choose_shift(round_state& r) const {
@@ -292,9 +381,9 @@ struct scan_pass {
       lanes t = {};
       for (int k = 0; k < K::inputs; ++k) {
         const token_input<T>& in = a.in[k];
-        t.in[k] = in.data == nullptr
-                      ? in.absent
-                      : in.data[i * in.per_row + begin * in.per_begin + j * in.stride];
+        t.in[k] = lane_of(in.data == nullptr
+                              ? in.absent
+                              : in.data[i * in.per_row + begin * in.per_begin + j * in.stride]);
       }
       for (int k = 0; k < K::flags; ++k) {
         const token_flags& f = a.flag[k];
@@ -310,6 +399,41 @@ struct scan_pass {
 
     /// The rows that the next round takes, or the tile.
     RLHF_HOST_DEVICE void plan_round() const {
+      if (pass.map.uniform())
+        plan_equal_rows();
+      else
+        plan_any_rows();
+      const int n = round->parts;
+      block.each([&](int t) {
+        for (int q = t; q < n; q += threads) {
+          const part& p = parts[q];
+          for (int u = 0; u * steps < p.count; ++u) {
+            owner[p.first_unit + u] = static_cast<std::uint8_t>(q);
+            full[p.first_unit + u] = (u + 1) * steps <= p.count ? 1 : 0;
+          }
+        }
+      });
+    }
+    RLHF_HOST_DEVICE void plan_equal_rows() const {
+      block.each([&](int t) {
+        const index row = round->row, left = segment.last - row, n = a.domain.columns;
+        const auto units = static_cast<int>(n <= scan_tile_tokens ? (n + steps - 1) / steps : 0);
+        index fit = plan_type::most_parts;
+        if (units > 0 && threads / units < fit) fit = threads / units;
+        if (left < fit) fit = left;
+        const auto number = static_cast<int>(fit > 0 ? fit : 0);
+        if (n > scan_tile_tokens) {
+          if (t == 0) take_tile(left > 0);
+          return;
+        }
+        if (t < number) open(t, row + t, t * units, static_cast<int>(n));
+        if (t != threads - 1) return;
+        round->in_tiles = false;
+        round->parts = number;
+        round->units = number * units;
+      });
+    }
+    RLHF_HOST_DEVICE void plan_any_rows() const {
       constexpr int most = plan_type::most_parts;
       block.each([&](int t) {
         if (t >= most) return;
@@ -325,59 +449,57 @@ struct scan_pass {
           if (count[q] < 0 || count[q] > scan_tile_tokens) break;
           const int more = (count[q] + steps - 1) / steps;
           if (units + more > threads) break;
-          if (q == t) open(t, units);
+          if (q == t) open(t, round->row + t, units, count[t]);
           units += more;
-          if (q > t) break;
+          if (q == t && t != 0) return;
         }
         // Thread 0 has seen them all; for the first that does not fit there may be a tile.
         if (t != 0) return;
-        for (q = 0, units = 0; q < most; ++q) {
-          if (count[q] < 0 || count[q] > scan_tile_tokens) break;
-          const int more = (count[q] + steps - 1) / steps;
-          if (units + more > threads) break;
-          units += more;
+        if (q == 0 && count[0] > scan_tile_tokens) {
+          take_tile(true);
+          return;
         }
-        round_state& r = *round;
-        r.in_tiles = q == 0 && count[0] > scan_tile_tokens;
-        if (r.in_tiles) {
-          const index left = pass.map.steps(r.row) - r.tile * scan_tile_tokens;
-          open(0, 0);
-          part& p = parts[0];
-          p.count = static_cast<int>(left < scan_tile_tokens ? left : scan_tile_tokens);
-          p.end = left;
-          if (r.tile > 0) {
-            p.after = r.after;
-            p.carry = r.carry;
-          } else {
-            r.scanned = p.length;
-          }
-          q = 1;
-          units = (p.count + steps - 1) / steps;
-        }
-        r.parts = q;
-        r.units = units;
-      });
-      const int n = round->parts;
-      block.each([&](int t) {
-        for (int q = t; q < n; q += threads) {
-          const part& p = parts[q];
-          for (int u = 0; u * steps < p.count; ++u) {
-            owner[p.first_unit + u] = static_cast<std::uint8_t>(q);
-            full[p.first_unit + u] = (u + 1) * steps <= p.count ? 1 : 0;
-          }
-        }
+        round->in_tiles = false;
+        round->parts = q;
+        round->units = units;
       });
     }
-    RLHF_HOST_DEVICE void open(int q, int first_unit) const {
+    /// A tile of the row where the round begins; one thread.
+    RLHF_HOST_DEVICE void take_tile(bool there) const {
+      round_state& r = *round;
+      r.in_tiles = true;
+      r.parts = there ? 1 : 0;
+      if (!there) return;
+      const index left = pass.map.steps(r.row) - r.tile * scan_tile_tokens;
+      const index n = left < scan_tile_tokens ? left : scan_tile_tokens;
+      open(0, r.row, 0, static_cast<int>(n));
+      part& p = parts[0];
+      p.end = left;
+      if (r.tile > 0) {
+        p.after = r.after;
+        p.carry = r.carry;
+      } else {
+        r.scanned = p.length;
+      }
+      r.units = static_cast<int>((n + steps - 1) / steps);
+    }
+    RLHF_HOST_DEVICE void open(int q, index row, int first_unit, int n) const {
       part p = {};
-      p.row = round->row + q;
+      p.row = row;
       p.begin = a.domain.begin(p.row);
-      p.count = count[q];
+      p.count = n;
       p.end = p.count;
       p.length = a.domain.length(p.row);
       p.first_unit = first_unit;
       p.after = pass.of_row(a.after, p.row);
       p.carry = static_cast<double>(pass.of_row(a.end, p.row));
+      for (int k = 0; k < K::inputs; ++k)
+        p.in[k] = p.row * a.in[k].per_row + p.begin * a.in[k].per_begin;
+      for (int k = 0; k < K::flags; ++k)
+        p.flag[k] = p.row * a.flag[k].per_row + p.begin * a.flag[k].per_begin;
+      for (int k = 0; k < outputs; ++k)
+        p.out[k] = p.row * a.out[k].per_row + p.begin * a.out[k].per_begin;
+      if (masked) p.mask = a.domain.mask_offset(p.row);
       parts[q] = p;
     }
 
@@ -386,7 +508,7 @@ struct scan_pass {
       for (int k = 0; k < outputs; ++k) {
         const token_output<T>& y = a.out[k];
         if (y.data == nullptr || y.accumulate) continue;
-        y.data[p.row * y.per_row + p.begin * y.per_begin + j * y.stride] = T(0);
+        y.data[p.out[k] + j * y.stride] = T(0);
       }
     }
 
@@ -417,7 +539,7 @@ struct scan_pass {
           const part& p = parts[q];
           const index from = (in_tiles ? round->scanned : p.length) - done - (t % team) * steps;
           int number = 0;
-          for (int b = 1; b <= steps && from - b >= 0; ++b) number += valid(p.row, from - b) ? 1 : 0;
+          for (int b = 1; b <= steps && from - b >= 0; ++b) number += valid(p, from - b) ? 1 : 0;
           count[t] = number;
         });
         block.each([&](int t) {
@@ -428,7 +550,7 @@ struct scan_pass {
           int e = found[q];
           for (int other = t / team * team; other < t; ++other) e += count[other];
           for (int b = 1; b <= steps && from - b >= 0; ++b) {
-            if (!valid(p.row, from - b)) {
+            if (!valid(p, from - b)) {
               clear(p, from - b);
               continue;
             }
@@ -473,22 +595,18 @@ struct scan_pass {
             const int e = at - p.first_unit * steps;
             if (e >= p.count) continue;
             const index j = position(p, e);
-            here[h] = !masked || skips || valid(p.row, j);
+            here[h] = !masked || skips || valid(p, j);
             const bool blank = blanks && !here[h];
             for (int k = 0; k < K::inputs; ++k) {
               const token_input<T>& in = a.in[k];
               value[h][k] = in.data == nullptr ? in.absent
                             : blank            ? T(0)
-                                    : in.data[p.row * in.per_row + p.begin * in.per_begin +
-                                              j * in.stride];
+                                    : in.data[p.in[k] + j * in.stride];
             }
             for (int k = 0; k < K::flags; ++k) {
               const token_flags& f = a.flag[k];
               flags[h][k] =
-                  f.data != nullptr && !blank &&
-                          f.data[p.row * f.per_row + p.begin * f.per_begin + j * f.stride] != 0
-                      ? 1
-                      : 0;
+                  f.data != nullptr && !blank && f.data[p.flag[k] + j * f.stride] != 0 ? 1 : 0;
             }
           }
           for (int h = 0; h < ahead; ++h) {
@@ -503,6 +621,19 @@ struct scan_pass {
       });
     }
 
+    RLHF_HOST_DEVICE void read(lanes& t, int l, int u) const {
+      for (int k = 0; k < K::inputs; ++k) t.in[k] = lane_of(x[(k * steps + l) * pitch + u]);
+      for (int k = 0; k < K::flags; ++k) t.flag[k] = is_flagged(k, l, u);
+    }
+    RLHF_HOST_DEVICE bool is_flagged(int k, int l, int u) const {
+      return flag[(k * steps + l) * pitch + u] != 0;
+    }
+    RLHF_HOST_DEVICE bool stops_at(int l, int u) const {
+      bool any = false;
+      for (int k = 0; k < K::flags; ++k) any = any || is_flagged(k, l, u);
+      return any;
+    }
+
     /// b of each step, x of whole blocks as if nothing came after them.
     RLHF_HOST_DEVICE void step() {
       const int n = round->units;
@@ -511,33 +642,37 @@ struct scan_pass {
         eight& my = mine[t];
         const part& p = parts[owner[t]];
         const bool first = t == p.first_unit;
-        for (int l = 0; l < steps; ++l) {
-          for (int k = 0; k < K::inputs; ++k)
-            my.t[l].in[k] = lane_of(x[(k * steps + l) * pitch + t]);
-          for (int k = 0; k < K::flags; ++k)
-            my.t[l].flag[k] = flag[(k * steps + l) * pitch + t] != 0;
-        }
         if constexpr (K::shifted >= 0) {
-          for (int l = 0; l + 1 < steps; ++l) my.t[l].next = my.t[l + 1].in[K::shifted];
-          my.t[steps - 1].next =
-              lane_of(first ? p.after : x[K::shifted * steps * pitch + t - 1]);
           // Of the part's first step: what a tile before it needs.
           if (round->in_tiles && t + 1 == n)
             round->after = x[(K::shifted * steps + (n * steps - p.count)) * pitch + t];
         }
-        for (int l = 0; l < steps; ++l) {
-          pass.kernel.step(my.t[l]);
-          my.x[l] = math::first(my.t[l].b);
+        for (int l = steps; l-- > 0;) {
+          lanes now;
+          read(now, l, t);
+          if constexpr (K::shifted >= 0) {
+            const T* const row = x + K::shifted * steps * pitch;
+            now.next = lane_of(l + 1 < steps ? row[(l + 1 < steps ? l + 1 : 0) * pitch + t]
+                               : first       ? p.after
+                                             : row[t - 1]);
+          }
+          pass.kernel.step(now);
+          my.x[l] = math::first(now.b);
+          if constexpr (varying) my.c[l] = math::first(now.a);
+          // The moments of a segment are about the outputs of its first row's last token.
+          if (l + 1 == steps && first && round->fresh && earlier_are_empty(owner[t])) {
+            pass.advance(now, static_cast<T>(p.carry));
+            for (int k = 0; k < outputs; ++k)
+              round->shift[k] = static_cast<double>(math::first(now.out[k]));
+          }
         }
         if (full[t] != 0) solve(my, t);
       });
     }
     RLHF_HOST_DEVICE void solve(eight& my, int t) const {
-      const decay_powers<T>& power = pass.power;
       T* const y = my.x;
       if constexpr (varying) {
-        T c[steps];
-        for (int l = 0; l < steps; ++l) c[l] = math::first(my.t[l].a);
+        T* const c = my.c;
         const auto combine = [&](int l, T later, T later_c) {
           y[l] = fused(c[l], c[l] == T(0) ? T(0) : later, y[l]);
           c[l] = math::first(lane_of(c[l]) * lane_of(later_c));
@@ -547,26 +682,28 @@ struct scan_pass {
             combine(l, l % 4 + d < 4 ? y[l + d] : T(0), l % 4 + d < 4 ? c[l + d] : T(1));
         const T middle = y[4], middle_c = c[4];
         for (int l = 0; l < steps; ++l) combine(l, l < 4 ? middle : T(0), l < 4 ? middle_c : T(1));
-        for (int l = 0; l < steps; ++l) my.t[l].a = lane_of(c[l]);
         whole[t] = c[0];
         dead[t] = 0;
       } else if (pass.decays()) {
         bool stops = false;
-        for (int l = 0; l < steps; ++l) stops = stops || flagged(my.t[l]);
+        if constexpr (K::flags > 0)
+          for (int l = 0; l < steps; ++l) stops = stops || stops_at(l, t);
         dead[t] = stops ? 1 : 0;
         if (stops) {
           // Behind the last end of an episode comes what does not count; `head` is right.
           T next = T(0);
           for (int l = steps; l-- > 0;)
-            next = flagged(my.t[l]) ? y[l] : fused(power.one, next, y[l]);
+            next = stops_at(l, t) ? y[l] : fused(pass.power.one, next, y[l]);
           head[t] = next;
           return;
         }
-        for (int l = 0; l < steps; ++l) y[l] = fused(power.one, l % 4 + 1 < 4 ? y[l + 1] : T(0), y[l]);
-        for (int l = 0; l < steps; ++l) y[l] = fused(power.two, l % 4 + 2 < 4 ? y[l + 2] : T(0), y[l]);
+        for (int l = 0; l < steps; ++l)
+          y[l] = fused(pass.power.one, l % 4 + 1 < 4 ? y[l + 1] : T(0), y[l]);
+        for (int l = 0; l < steps; ++l)
+          y[l] = fused(pass.power.two, l % 4 + 2 < 4 ? y[l + 2] : T(0), y[l]);
         const T middle = y[4];
         for (int l = 0; l < steps; ++l)
-          y[l] = fused(power.to_middle[l], l < 4 ? middle : T(0), y[l]);
+          y[l] = fused(pass.power.to_middle[l], l < 4 ? middle : T(0), y[l]);
       }
       head[t] = y[0];
     }
@@ -574,12 +711,11 @@ struct scan_pass {
     /// From block to block of each part. `chain` becomes what comes from behind a block, `reach`
     /// the power of the decay that takes the carry there, `dead` whether an episode's end is
     /// between.
-    RLHF_HOST_DEVICE void connect() const {
+    RLHF_HOST_DEVICE void connect(bool linking) const {
       const int n = round->parts;
       block.each([&](int q) {
         if (q >= n) return;
-        const decay_powers<T>& power = pass.power;
-        const part& p = parts[q];
+          const part& p = parts[q];
         const int blocks = p.count / steps;
         const bool rest = p.count % steps != 0;
         constexpr int batch = 8;
@@ -609,7 +745,7 @@ struct scan_pass {
               from = h[k];
               ended = true;
             } else if (pass.decays()) {
-              from = fused(power.eight, from, h[k]);
+              from = fused(pass.power.eight, from, h[k]);
             }
           }
           for (int k = 0; k < batch; ++k) {
@@ -630,16 +766,17 @@ struct scan_pass {
         }
         round_state& r = *round;
         if (!rest) {
-          double scale = power.tile;
+          double scale = pass.power.tile;
           if constexpr (varying) scale = static_cast<double>(far);
           if (ended) scale = 0;
           const auto x_of_first = static_cast<double>(from);
-          if (pass.goal == scan_goal::links)
-            pass.link[slot * moment_piece_tiles + r.tile % moment_piece_tiles] = {x_of_first, scale};
-          r.carry = scale > 0 ? math::fma(scale, p.carry, x_of_first) : x_of_first;
+          const scan_link link{x_of_first, scale};
+          if (linking)
+            pass.board.link[slot * moment_piece_tiles + r.tile % moment_piece_tiles] = link;
+          r.carry = link.through(p.carry);
         }
         ++r.tile;
-        const bool to_piece_end = pass.goal != scan_goal::all && r.tile % moment_piece_tiles == 0;
+        const bool to_piece_end = pass.shares_rows() && r.tile % moment_piece_tiles == 0;
         if (p.end <= p.count || to_piece_end) ++r.row;
       });
     }
@@ -648,58 +785,52 @@ struct scan_pass {
       const int n = round->units;
       block.each([&](int t) {
         if (t >= n) return;
-        const decay_powers<T>& power = pass.power;
-        eight& my = mine[t];
+          eight& my = mine[t];
         const part& p = parts[owner[t]];
         const int m = t - p.first_unit;
         const bool ended = (dead[t] & 1) != 0, stops = (dead[t] & 2) != 0;
         const T outer = ended ? T(0) : static_cast<T>(p.carry);
-        // The moments of a segment are about the outputs of its first row's last token.
-        if (round->fresh && m == 0 && earlier_are_empty(owner[t])) {
-          lanes last = my.t[steps - 1];
-          pass.advance(last, static_cast<T>(p.carry));
-          for (int k = 0; k < outputs; ++k)
-            round->shift[k] = static_cast<double>(math::first(last.out[k]));
-        }
+        T* const y = my.x;
         if (full[t] != 0) {
-          T* const y = my.x;
           if constexpr (varying) {
             const T total = fused(reach[t], reach[t] == T(0) ? T(0) : outer, chain[t]);
-            for (int l = 0; l < steps; ++l) {
-              const T c = math::first(my.t[l].a);
-              y[l] = fused(c, c == T(0) ? T(0) : total, y[l]);
-            }
+            for (int l = 0; l < steps; ++l)
+              y[l] = fused(my.c[l], my.c[l] == T(0) ? T(0) : total, y[l]);
           } else if (pass.decays()) {
-            const T total = fused(power.block[m], outer, chain[t]);
+            const T total = fused(pass.power.block[m], outer, chain[t]);
             if (!stops) {
-              for (int l = 0; l < steps; ++l) y[l] = fused(power.to_end[l], total, y[l]);
+              for (int l = 0; l < steps; ++l) y[l] = fused(pass.power.to_end[l], total, y[l]);
             } else {
               T next = total;
               for (int l = steps; l-- > 0;) {
-                if (!flagged(my.t[l])) y[l] = fused(power.one, next, y[l]);
+                if (!stops_at(l, t)) y[l] = fused(pass.power.one, next, y[l]);
                 next = y[l];
               }
             }
           }
-          for (int l = 0; l < steps; ++l) {
-            my.t[l].x = lane_of(y[l]);
-            pass.kernel.emit(my.t[l]);
-          }
         } else {
           // The row begins inside this block: one by one.
-          T reached = power.block[m];
+          T reached = pass.power.block[m];
           if constexpr (varying) reached = reach[t];
           T later = reached > T(0) ? fused(reached, outer, chain[t]) : chain[t];
           const int begins = steps - p.count % steps;
           for (int l = steps; l-- > 0;) {
-            if (l < begins) break;
-            pass.advance(my.t[l], later);
-            later = math::first(my.t[l].x);
+            if (l < begins) continue;
+            T decay = pass.power.one;
+            if constexpr (varying) decay = my.c[l];
+            const bool alone = stops_at(l, t) || !pass.decays() || (varying && decay == T(0));
+            if (!alone) y[l] = fused(decay, later, y[l]);
+            later = y[l];
           }
         }
-        for (int k = 0; k < outputs; ++k)
-          for (int l = 0; l < steps; ++l)
-            x[(k * steps + l) * pitch + t] = math::first(my.t[l].out[k]) + T(0);  // never −0
+        for (int l = 0; l < steps; ++l) {
+          lanes now;
+          read(now, l, t);
+          now.x = lane_of(y[l]);
+          pass.kernel.emit(now);
+          for (int k = 0; k < outputs; ++k)
+            x[(k * steps + l) * pitch + t] = math::first(now.out[k]) + T(0);  // never −0
+        }
       });
     }
     RLHF_HOST_DEVICE bool earlier_are_empty(int q) const {
@@ -709,83 +840,79 @@ struct scan_pass {
     }
 
     /// 8 lanes for each output, and what is left beside whole blocks.
-    RLHF_HOST_DEVICE void add_moments() {
+    RLHF_HOST_DEVICE void add_moments(int t) {
       const int n = round->units;
-      block.each([&](int t) {
-        if (t < outputs * steps) {
-          const T* const y = x + t * pitch;
-          const int l = t % steps;
-          const double shift = round->shift[t / steps];
-          double sum = moment[t].sum, square = moment[t].square;
-          for (int u = 0; u < n; ++u) {
-            if (full[u] == 0 || !is_counted(l, u)) continue;
-            const double d = static_cast<double>(y[u]) - shift;
-            sum = sum + d;
+      if (t < outputs * steps) {
+        const T* const y = x + t * pitch;
+        const int l = t % steps;
+        const double shift = round->shift[t / steps];
+        double sum = moment[t].sum, square = moment[t].square;
+        for (int u = 0; u < n; ++u) {
+          if (full[u] == 0 || !is_counted(l, u)) continue;
+          const double d = static_cast<double>(y[u]) - shift;
+          sum = sum + d;
+          square = math::fma(d, d, square);
+        }
+        moment[t] = {sum, square};
+      } else if (t >= 32 && t < 32 + outputs) {
+        const T* const y = x + (t - 32) * steps * pitch;
+        const double shift = round->shift[t - 32];
+        double sum = moment[t].sum, square = moment[t].square;
+        for (int q = 0; q < round->parts; ++q) {
+          const int rest = parts[q].count % steps;
+          const int u = parts[q].first_unit + parts[q].count / steps;
+          for (int l = steps; l-- > steps - rest;) {
+            if (!is_counted(l, u)) continue;
+            const double d = static_cast<double>(y[l * pitch + u]) - shift;
+            sum += d;
             square = math::fma(d, d, square);
           }
-          moment[t] = {sum, square};
-        } else if (t >= 32 && t < 32 + outputs) {
-          const T* const y = x + (t - 32) * steps * pitch;
-          const double shift = round->shift[t - 32];
-          double sum = moment[t].sum, square = moment[t].square;
-          for (int q = 0; q < round->parts; ++q) {
-            const int rest = parts[q].count % steps;
-            const int u = parts[q].first_unit + parts[q].count / steps;
-            for (int l = steps; l-- > steps - rest;) {
-              if (!is_counted(l, u)) continue;
-              const double d = static_cast<double>(y[l * pitch + u]) - shift;
-              sum += d;
-              square = math::fma(d, d, square);
-            }
-          }
-          moment[t] = {sum, square};
-        } else if (t == 64) {
-          round_state& r = *round;
-          for (int q = 0; q < r.parts; ++q) {
-            if (parts[q].count > 0) r.fresh = false;
-            if (!masked || skips) r.positions += parts[q].count;
-          }
-        } else if (t >= 96 && masked && !skips) {
-          int valid_here = 0;
-          for (int s = t - 96; s < steps * n; s += 32) {
-            const int l = s / n, u = s % n;
-            const part& p = parts[owner[u]];
-            const bool step_of_row = steps - 1 - l + (u - p.first_unit) * steps < p.count;
-            valid_here += step_of_row && counted[l * pitch + u] != 0 ? 1 : 0;
-          }
-          moment[t].sum += valid_here;
         }
-      });
+        moment[t] = {sum, square};
+      } else if (t == 64) {
+        round_state& r = *round;
+        for (int q = 0; q < r.parts; ++q) {
+          if (parts[q].count > 0) r.fresh = false;
+          if (!masked || skips) r.positions += parts[q].count;
+        }
+      } else if (t >= 96 && masked && !skips) {
+        int valid_here = 0;
+        for (int s = t - 96; s < steps * n; s += 32) {
+          const int l = s / n, u = s % n;
+          const part& p = parts[owner[u]];
+          const bool step_of_row = steps - 1 - l + (u - p.first_unit) * steps < p.count;
+          valid_here += step_of_row && counted[l * pitch + u] != 0 ? 1 : 0;
+        }
+        moment[t].sum += valid_here;
+      }
     }
 
-    RLHF_HOST_DEVICE void store() const {
+    RLHF_HOST_DEVICE void store(int t) const {
       const int n = round->units * steps, number = round->parts;
       const bool in_tiles = round->in_tiles;
-      block.each([&](int t) {
-        for (int at = t; at < n; at += threads) {
-          const int u = at / steps, l = steps - 1 - at % steps;
-          const part& p = parts[owner[u]];
-          const int e = at - p.first_unit * steps;
-          if (e >= p.count) continue;
-          const index j = position(p, e);
-          const bool here = is_counted(l, u);
-          for (int k = 0; k < outputs; ++k) {
-            const token_output<T>& y = a.out[k];
-            if (y.data == nullptr || (!here && y.accumulate)) continue;
-            const T value = here ? x[(k * steps + l) * pitch + u] : T(0);
-            T& to = y.data[p.row * y.per_row + p.begin * y.per_begin + j * y.stride];
-            to = y.accumulate ? to + value : value;
-          }
+      for (int at = t; at < n; at += threads) {
+        const int u = at / steps, l = steps - 1 - at % steps;
+        const part& p = parts[owner[u]];
+        const int e = at - p.first_unit * steps;
+        if (e >= p.count) continue;
+        const index j = position(p, e);
+        const bool here = is_counted(l, u);
+        for (int k = 0; k < outputs; ++k) {
+          const token_output<T>& y = a.out[k];
+          if (y.data == nullptr || (!here && y.accumulate)) continue;
+          const T value = here ? x[(k * steps + l) * pitch + u] : T(0);
+          T& to = y.data[p.out[k] + j * y.stride];
+          to = y.accumulate ? to + value : value;
         }
-        // Behind the last step, and where a row has none. Holes have been cleared on the way.
-        for (int q = 0; q < number; ++q) {
-          const part& p = parts[q];
-          if (in_tiles && p.end != pass.map.steps(p.row)) continue;
-          const index slots = a.domain.slots(p.row);
-          const index from = skips ? p.length : p.end;
-          for (index j = from + t; j < slots; j += threads) clear(p, j);
-        }
-      });
+      }
+      // Behind the last step, and where a row has none. Holes have been cleared on the way.
+      for (int q = 0; q < number; ++q) {
+        const part& p = parts[q];
+        if (in_tiles && p.end != pass.map.steps(p.row)) continue;
+        const index slots = a.domain.slots(p.row);
+        const index from = skips ? p.length : p.end;
+        for (index j = from + t; j < slots; j += threads) clear(p, j);
+      }
     }
 
     /// The moments of a piece to where they belong, and on with the next.

@@ -92,7 +92,7 @@ struct scan_map {
     return steps > piece_steps ? (steps + piece_steps - 1) / piece_steps : 1;
   }
   RLHF_HOST_DEVICE index first_slot(index g) const {
-    if (!plans_on_device()) return g * segments * pieces;
+    if (uniform()) return g * segments * pieces;
     const index row = g * moment_group_rows < domain.rows ? g * moment_group_rows : domain.rows;
     const index tokens =
         domain.kind == arrangement::packed ? domain.begin(row) : row * domain.columns;
@@ -107,7 +107,7 @@ struct scan_map {
     return end < domain.rows ? end : domain.rows;
   }
   RLHF_HOST_DEVICE scan_slot at(index slot) const {
-    if (plans_on_device()) {
+    if (!uniform()) {
       const scan_slot s = planned[slot];
       // Offsets that are no offsets may have left anything here.
       const bool sound = s.first >= 0 && s.first < s.last && s.last <= domain.rows &&
@@ -124,8 +124,8 @@ struct scan_map {
     return {first, last < end ? last : end, k % pieces, pieces, ordinal};
   }
 
- private:
-  RLHF_HOST_DEVICE bool plans_on_device() const { return segments == 0; }
+  /// All rows have the size of the first.
+  RLHF_HOST_DEVICE bool uniform() const { return segments > 0; }
 };
 
 /// Plans the slots of a group of rows: a block for each.
@@ -181,12 +181,58 @@ struct plan_scan {
   }
 };
 
+/// Valid tokens whose inputs are not finite.
+template <class K, class Space>
+struct unusable_tokens {
+  using T = typename K::scalar_type;
+  K kernel;
+  scan_arguments<K, Space> a;
+
+  /// Of rows [first, last), those of thread t.
+  RLHF_HOST_DEVICE double operator()(index first, index last, int t, int threads) const {
+    double bad = 0;
+    for (index i = first; i < last; ++i) bad += of_one(i, t, threads);
+    return bad;
+  }
+
+ private:
+  RLHF_HOST_DEVICE static T of_row(const token_input<T>& x, index i, index begin) {
+    return x.data == nullptr ? x.absent : x.data[i * x.per_row + begin * x.per_begin];
+  }
+  RLHF_HOST_DEVICE double of_one(index i, int t, int threads) const {
+    const index begin = a.domain.begin(i), n = a.domain.valid_length(i);
+    const index at = a.domain.mask_offset(i), step = a.domain.mask_stride();
+    const bool masked = a.domain.mask.kind() != mask_kind::none;
+    double bad = 0;
+    for (index j = t; j < n; j += threads) {
+      if (masked && !(a.domain.mask.at(at + j * step) > 0)) continue;
+      scan_lanes<math::scalar_lane<T>, K> lanes;
+      for (int k = 0; k < K::inputs; ++k) {
+        const token_input<T>& x = a.in[k];
+        lanes.in[k] = math::constant<math::scalar_lane<T>>(
+            x.data == nullptr ? x.absent
+                              : x.data[i * x.per_row + begin * x.per_begin + j * x.stride]);
+      }
+      for (int k = 0; k < K::flags; ++k) {
+        const token_flags& f = a.flag[k];
+        lanes.flag[k] = f.data != nullptr &&
+                        f.data[i * f.per_row + begin * f.per_begin + j * f.stride] != 0;
+      }
+      bool usable = kernel.usable(lanes);
+      if (j + 1 == n)
+        usable = usable && math::is_finite(of_row(a.after, i, begin)) &&
+                 math::is_finite(of_row(a.end, i, begin));
+      bad += usable ? 0 : 1;
+    }
+    return bad;
+  }
+};
+
 /// The sums of each group: a block for each. Pieces join in their segment's first slot.
 template <class K, class Space>
 struct fold_segments {
   using sums = scan_sums<K::outputs>;
-  K kernel;
-  scan_arguments<K, Space> a;
+  unusable_tokens<K, Space> unusable;
   scan_map<Space> map;
   sums* partial;  // per slot
   sums* to;       // per group
@@ -230,9 +276,7 @@ struct fold_segments {
       if (segment[k].finite()) continue;
       const scan_slot s = map.at(slot_of[k]);
       block.each([&](int t) {
-        double r = 0;
-        for (index i = s.first; i < s.last; ++i) r += recount(i, t);
-        bad[t] = r;
+        bad[t] = unusable(s.first, s.last, t, threads);
       });
       block.each([&](int t) {
         if (t != 0) return;
@@ -249,39 +293,43 @@ struct fold_segments {
       if (t == 0) to[g] = count > 0 ? segment[0] : sums{};
     });
   }
+};
 
- private:
-  using T = typename K::scalar_type;
-  RLHF_HOST_DEVICE static T of_row(const token_input<T>& x, index i, index begin) {
-    return x.data == nullptr ? x.absent : x.data[i * x.per_row + begin * x.per_begin];
+/// The same where a group has few slots: a thread for each group.
+template <class K, class Space>
+struct fold_few_segments {
+  using sums = scan_sums<K::outputs>;
+  unusable_tokens<K, Space> unusable;
+  scan_map<Space> map;  // of equal rows in one piece, one or two segments to a group
+  const sums* partial;
+  sums* to;
+
+  static bool serve(const scan_map<Space>& map) {
+    return map.uniform() && map.pieces == 1 && map.segments <= 2;
   }
-  /// Valid tokens of row i whose inputs are not finite, among those of thread t.
-  RLHF_HOST_DEVICE double recount(index i, int t) const {
-    const index begin = a.domain.begin(i), n = a.domain.valid_length(i);
-    const index at = a.domain.mask_offset(i), step = a.domain.mask_stride();
-    const bool masked = a.domain.mask.kind() != mask_kind::none;
-    double bad = 0;
-    for (index j = t; j < n; j += threads) {
-      if (masked && !(a.domain.mask.at(at + j * step) > 0)) continue;
-      scan_lanes<math::scalar_lane<T>, K> lanes;
-      for (int k = 0; k < K::inputs; ++k) {
-        const token_input<T>& x = a.in[k];
-        lanes.in[k] = x.data == nullptr
-                          ? x.absent
-                          : x.data[i * x.per_row + begin * x.per_begin + j * x.stride];
+  static constexpr int launch_threads = 128;
+  static constexpr int launch_blocks = 4;
+  static constexpr block_shape shape{launch_threads, 0};
+  index jobs() const { return (map.groups + launch_threads - 1) / launch_threads; }
+
+  template <class Block>
+  RLHF_HOST_DEVICE void operator()(const Block& block, index job) const {
+    block.each([&](int t) {
+      const index g = job * launch_threads + t;
+      if (g >= map.groups) return;
+      sums all;
+      for (index k = 0; k < map.segments; ++k) {
+        const scan_slot s = map.at(g * map.segments + k);
+        if (s.first == s.last) break;
+        sums r = partial[g * map.segments + k];
+        if (!r.finite()) r.nonfinite += unusable(s.first, s.last, 0, 1);
+        if (k == 0)
+          all = r;
+        else
+          all.add(r);
       }
-      for (int k = 0; k < K::flags; ++k) {
-        const token_flags& f = a.flag[k];
-        lanes.flag[k] = f.data != nullptr &&
-                        f.data[i * f.per_row + begin * f.per_begin + j * f.stride] != 0;
-      }
-      bool usable = kernel.usable(lanes);
-      if (j + 1 == n)
-        usable = usable && math::is_finite(of_row(a.after, i, begin)) &&
-                 math::is_finite(of_row(a.end, i, begin));
-      bad += usable ? 0 : 1;
-    }
-    return bad;
+      to[g] = all;
+    });
   }
 };
 

@@ -112,12 +112,90 @@ class row_scan {
     finish_parts();
     pieces_.push(scan_.end_segment(positions_));
     auto sums = pieces_.finish();
-    if (!sums.finite()) [[unlikely]]
-      for (index i = first; i < last; ++i) sums.nonfinite += static_cast<double>(recount(i));
+    count_nonfinite(sums, first, last);
     return sums;
   }
 
+  /// All segments of a group of rows.
+  RLHF_NOINLINE scan_sums<K::outputs> group(index first) {
+    const index left = a_.domain.rows - first;
+    const index last = first + (left < moment_group_rows ? left : moment_group_rows);
+    binary_tree<scan_sums<K::outputs>> tree;
+    while (first < last) tree.push(segment(first, first));
+    return tree.finish();
+  }
+
+  /// x after the last step of row i.
+  static double after_row(const scan_arguments<K, Space>& a, index i) {
+    return static_cast<double>(read(a.end, i, a.domain.begin(i)));
+  }
+
+  /// Valid tokens with unusable inputs, where the moments of a segment say that there are some.
+  void count_nonfinite(scan_sums<K::outputs>& sums, index first, index last) const {
+    if (!sums.finite()) [[unlikely]]
+      for (index i = first; i < last; ++i) sums.nonfinite += static_cast<double>(recount(i));
+  }
+
+  // The pieces of a segment one by one, for rows without a mask: piece 0 ends with the first 4 tiles
+  // of the last row, each other one has 4 tiles of it.
+
+  /// What tile t of row i, counted from its end, gives to the one before it.
+  tile_link link(index i, index t) {
+    const row r = open(i);
+    const index end = a_.domain.length(i) - t * scan_tile_tokens;
+    parts_ = used_ = 0;
+    point(r, end - scan_tile_tokens, end, after_tile(r, i, end), 0);
+    parts_ = used_ = 0;
+    return scan_.link_of(part_[0]);
+  }
+
+  /// Piece p of the segment of rows [first, last); `carry` is x after it.
+  RLHF_NOINLINE scan_sums<K::outputs> piece(index first, index last, index p, double carry) {
+    scan_.begin_segment();
+    positions_ = 0;
+    const index i = last - 1, end = a_.domain.length(i);
+    const row r = open(i);
+    if (p == 0) {
+      for (index j = first; j < i; ++j) add_row(j);
+      finish_parts();
+      clear(r, end, r.slots);
+    } else {
+      take_shift(first);
+    }
+    const index tiles = (end + scan_tile_tokens - 1) / scan_tile_tokens;
+    for (index t = p * moment_piece_tiles; t < (p + 1) * moment_piece_tiles && t < tiles; ++t) {
+      const index to = end - t * scan_tile_tokens;
+      const index from = to > scan_tile_tokens ? to - scan_tile_tokens : 0;
+      positions_ += point(r, from, to, after_tile(r, i, to), carry);
+      finish_parts();
+      carry = part_[0].carry;
+    }
+    return scan_.end_segment(positions_);
+  }
+
  private:
+  /// The shifted input that follows a tile of row i which ends at `end`.
+  T after_tile(const row& r, index i, index end) const {
+    if constexpr (K::shifted >= 0) {
+      if (end == a_.domain.length(i)) return read(a_.after, i, r.begin);
+      const auto& x = a_.in[K::shifted];
+      return x.data == nullptr ? x.absent : r.in[K::shifted][end * x.stride];
+    } else {
+      return T(0);
+    }
+  }
+
+  /// The shift of a segment from `first` on.
+  RLHF_NOINLINE void take_shift(index first) {
+    while (a_.domain.length(first) == 0) ++first;
+    const row r = open(first);
+    const index end = a_.domain.length(first);
+    const index from = end > scan_tile_tokens ? end - scan_tile_tokens : 0;
+    point(r, from, end, read(a_.after, first, r.begin), after_row(a_, first));
+    parts_ = used_ = 0;
+    scan_.take_shift(part_[0]);
+  }
+
   static T read(const token_input<T>& x, index i, index begin) {
     return x.data == nullptr ? x.absent : x.data[i * x.per_row + begin * x.per_begin];
   }
@@ -175,7 +253,7 @@ class row_scan {
       return;
     }
     const T after = read(a_.after, i, r.begin);
-    const double carry = static_cast<double>(read(a_.end, i, r.begin));
+    const double carry = after_row(a_, i);
     const bool dense =
         r.valid == nullptr || a_.holes != hole_mode::skip || all_flags(r.valid, end);
     // Short rows take one number of words, which is foreseen, rather than as many as they need.
@@ -191,7 +269,7 @@ class row_scan {
     finish_parts();
     const bool skip = r.valid != nullptr && a_.holes == hole_mode::skip;
     T after = read(a_.after, r.i, r.begin);
-    double carry = static_cast<double>(read(a_.end, r.i, r.begin));
+    double carry = after_row(a_, r.i);
     index tiles = 0;
     while (end > 0) {
       index from = end > scan_tile_tokens ? end - scan_tile_tokens : 0;

@@ -21,6 +21,13 @@ struct scan_part {
   double carry;  // x after the last step; once 1,024 are scanned, x of the first one
 };
 
+/// What a tile of 1,024 steps gives to the one before it: x of its first step is `x` + `scale`
+/// times x after its last one.
+struct tile_link {
+  double x, scale;
+  double carry(double later) const { return scale > 0 ? math::fma(scale, later, x) : x; }
+};
+
 /// Scans parts of rows; keeps the moments of a segment of rows in 8 lanes.
 template <class V, class K>
 class tile_scan {
@@ -149,8 +156,8 @@ class tile_scan {
     return lane[0];
   }
 
-  /// The 8 steps at `at`, the m-th block from the part's end.
-  template <bool Last>
+  /// The 8 steps at `at`, the m-th block from the part's end. Without outputs, only their link.
+  template <bool Last, bool Writes = true>
   RLHF_INLINE void block(const K& kernel, const part& s, index at, index m, link& from) const {
     const V zero = math::constant<V>(0);
     lanes t;
@@ -226,6 +233,7 @@ class tile_scan {
       from.held = 0;
     }
 
+    if constexpr (!Writes) return;
     for (int p = 0; p < packs; ++p) {
       t[p].x = x[p];
       kernel.emit(t[p]);
@@ -234,20 +242,27 @@ class tile_scan {
     }
   }
 
+  static RLHF_INLINE link begin(double carry) {
+    return {math::constant<V>(0), splat(static_cast<T>(carry)), math::constant<V>(1), carry};
+  }
+  /// Of a tile of 1,024 steps.
+  RLHF_INLINE tile_link end(const link& from) const {
+    const double scale = varying ? static_cast<double>(math::first(from.reach)) : power_.tile;
+    return {static_cast<double>(math::first(from.chain)), scale};
+  }
+
   /// x and the outputs of a part.
   RLHF_INLINE void solve(part& s) const {
     const K kernel = kernel_;
     const index blocks = s.count / scan_block_tokens;
     const index rest = s.count % scan_block_tokens;
-    link from{math::constant<V>(0), splat(static_cast<T>(s.carry)), math::constant<V>(1), s.carry};
+    link from = begin(s.carry);
     index at = s.count;
     if (blocks > 0) block<true>(kernel, s, at -= scan_block_tokens, 0, from);
     for (index m = 1; m < blocks; ++m) block<false>(kernel, s, at -= scan_block_tokens, m, from);
     if (rest == 0) {
       if (s.count < scan_tile_tokens) return;  // the row begins here
-      const double scale = varying ? static_cast<double>(math::first(from.reach)) : power_.tile;
-      s.carry = static_cast<double>(math::first(from.chain));
-      if (scale > 0) s.carry = math::fma(scale, from.held, s.carry);
+      s.carry = end(from).carry(from.held);
       return;
     }
     const T reached = varying ? math::first(from.reach) : power_.block[blocks];
@@ -351,6 +366,25 @@ class tile_scan {
       for (int p = 0; p < wide; ++p) sum_[k][p] = square_[k][p] = math::constant<D>(0);
     }
     return s;
+  }
+
+  /// The moments of what follows are about the outputs of this part's last step.
+  void take_shift(const part& s) {
+    if (fresh_) choose_shift(s);
+  }
+
+  /// What a tile of 1,024 steps gives to the one before it, whatever comes after it.
+  RLHF_NOINLINE tile_link link_of(const part& s) const {
+    const K kernel = kernel_;
+    link from = begin(0);
+    from.held = 1;
+    index at = s.count;
+    block<true, false>(kernel, s, at -= scan_block_tokens, 0, from);
+    for (index m = 1; at > 0; ++m)
+      block<false, false>(kernel, s, at -= scan_block_tokens, m, from);
+    tile_link l = end(from);
+    if (!(from.held > 0)) l.scale = 0;
+    return l;
   }
 
   /// Parts of as many rows, with memory of their own; all of them with `counted`, or none.

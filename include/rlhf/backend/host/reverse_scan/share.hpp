@@ -1,0 +1,182 @@
+#pragma once
+
+#include "rlhf/backend/host/reverse_scan/rows.hpp"
+
+namespace rlhf::inline RLHF_COMPUTE::detail {
+
+/// The moments of a call from those of its segments, in order.
+template <int N>
+class segment_tree {
+  binary_tree<scan_sums<N>> all_, group_;
+
+ public:
+  /// The segment ends with row `last` - 1 of `rows`.
+  void add(const scan_sums<N>& segment, index last, index rows) {
+    group_.push(segment);
+    if (last % moment_group_rows == 0 || last == rows) add_group();
+  }
+  void add_group() {
+    all_.push(group_.finish());
+    group_ = {};
+  }
+  void add_group(const scan_sums<N>& group) { all_.push(group); }
+  scan_sums<N> finish() { return all_.finish(); }
+};
+
+/// How threads share the rows of a call. Units are groups of 64 rows where there are enough of them;
+/// else segments; else, where rows are few and long and have no mask, pieces of segments, with one
+/// pass more that finds what each piece hands on. Every way has the bits of one thread.
+template <class V, class K, class Space, class Exec>
+class scan_share {
+  using T = typename K::scalar_type;
+  using sums = scan_sums<K::outputs>;
+  using scan = row_scan<V, K, Space>;
+  static constexpr index piece_tokens = moment_piece_tiles * scan_tile_tokens;
+
+  const Exec& exec_;
+  const K& kernel_;
+  const scan_arguments<K, Space>& a_;
+  const decay_powers<T>& power_;
+  const index rows_ = a_.domain.rows;
+  const index groups_ = (rows_ + moment_group_rows - 1) / moment_group_rows;
+  const bool by_group_ = groups_ >= 4 * exec_.concurrency();
+  const bool cuts_ = !by_group_ && a_.domain.mask.kind() == mask_kind::none;
+
+  sums* partial_ = nullptr;    // by group, by segment, or by piece
+  index* first_ = nullptr;     // row of each segment
+  tile_link* link_ = nullptr;  // of the tiles of a piece
+  double* carry_ = nullptr;    // of each piece
+
+  /// f(begin, end) for ranges that make up [0, n).
+  template <class F>
+  void in_ranges(index n, const F& f) const {
+    const index most = 16 * exec_.concurrency();
+    const index units = n < most ? n : most;
+    exec_.parallel_for(units, [&](index u) { f(u * n / units, (u + 1) * n / units); });
+  }
+
+  /// Of any batch of such extents: scratch memory does not depend on lengths.
+  index most_pieces() const {
+    if (!cuts_) return rows_;
+    const index columns = a_.domain.columns;
+    return a_.domain.kind == arrangement::packed ? rows_ + columns / piece_tokens
+                                                 : rows_ * (columns / piece_tokens + 1);
+  }
+
+  index pieces(index s) const {
+    const index steps = a_.domain.length(first_[s + 1] - 1);
+    return steps > piece_tokens ? (steps + piece_tokens - 1) / piece_tokens : 1;
+  }
+
+  void groups(segment_tree<K::outputs>& tree) const {
+    in_ranges(groups_, [&](index begin, index end) {
+      scan rows_of(kernel_, a_, power_);
+      for (index g = begin; g < end; ++g) partial_[g] = rows_of.group(g * moment_group_rows);
+    });
+    for (index g = 0; g < groups_; ++g) tree.add_group(partial_[g]);
+  }
+
+  index find_segments() const {
+    exec_.parallel_for(rows_, row_positions<Space>{a_.domain, a_.holes, first_});
+    index segments = 0, tokens = 0;
+    for (index i = 0, begin = 0; i < rows_; ++i) {
+      tokens += first_[i];
+      if (tokens < moment_segment_tokens && (i + 1) % moment_group_rows != 0 && i + 1 < rows_)
+        continue;
+      first_[segments++] = begin;
+      begin = i + 1;
+      tokens = 0;
+    }
+    first_[segments] = rows_;
+    return segments;
+  }
+
+  void each_segment(index segments, segment_tree<K::outputs>& tree) const {
+    in_ranges(segments, [&](index begin, index end) {
+      scan rows_of(kernel_, a_, power_);
+      for (index s = begin; s < end; ++s) {
+        index last = 0;
+        partial_[s] = rows_of.segment(first_[s], last);
+      }
+    });
+    for (index s = 0; s < segments; ++s) tree.add(partial_[s], first_[s + 1], rows_);
+  }
+
+  void each_piece(index segments, segment_tree<K::outputs>& tree) const {
+    // Piece q of all is piece q - `before` of a segment.
+    const auto segment_of = [&](index q, index& before) {
+      index s = 0;
+      before = 0;
+      for (index n = pieces(s); q >= before + n; n = pieces(s)) before += n, ++s;
+      return s;
+    };
+    index all = 0;
+    for (index s = 0; s < segments; ++s) all += pieces(s);
+
+    in_ranges(all, [&](index begin, index end) {
+      scan rows_of(kernel_, a_, power_);
+      for (index q = begin; q < end; ++q) {
+        index before;
+        const index s = segment_of(q, before);
+        if (q + 1 == before + pieces(s)) continue;  // nothing comes before it
+        for (index t = 0; t < moment_piece_tiles; ++t)
+          link_[q * moment_piece_tiles + t] =
+              rows_of.link(first_[s + 1] - 1, (q - before) * moment_piece_tiles + t);
+      }
+    });
+    for (index s = 0, q = 0; s < segments; ++s) {
+      double carry = scan::after_row(a_, first_[s + 1] - 1);
+      for (index n = q + pieces(s); q < n; ++q) {
+        carry_[q] = carry;
+        if (q + 1 < n)
+          for (index t = 0; t < moment_piece_tiles; ++t)
+            carry = link_[q * moment_piece_tiles + t].carry(carry);
+      }
+    }
+    in_ranges(all, [&](index begin, index end) {
+      scan rows_of(kernel_, a_, power_);
+      for (index q = begin; q < end; ++q) {
+        index before;
+        const index s = segment_of(q, before);
+        partial_[q] = rows_of.piece(first_[s], first_[s + 1], q - before, carry_[q]);
+      }
+    });
+    scan rows_of(kernel_, a_, power_);
+    for (index s = 0, q = 0; s < segments; ++s) {
+      binary_tree<sums> tree_of_pieces;
+      for (index n = q + pieces(s); q < n; ++q) tree_of_pieces.push(partial_[q]);
+      sums segment = tree_of_pieces.finish();
+      rows_of.count_nonfinite(segment, first_[s], first_[s + 1]);
+      tree.add(segment, first_[s + 1], rows_);
+    }
+  }
+
+ public:
+  template <class Run>
+  scan_share(Run& run, const Exec& exec, const K& kernel, const scan_arguments<K, Space>& a,
+             const decay_powers<T>& power)
+      : exec_(exec), kernel_(kernel), a_(a), power_(power) {
+    partial_ = run.template allocate<sums>(by_group_ ? groups_ : most_pieces());
+    if (by_group_) return;
+    first_ = run.template allocate<index>(rows_ + 1);
+    if (!cuts_) return;
+    link_ = run.template allocate<tile_link>(most_pieces() * moment_piece_tiles);
+    carry_ = run.template allocate<double>(most_pieces());
+  }
+
+  sums operator()() const {
+    segment_tree<K::outputs> tree;
+    if (by_group_) {
+      groups(tree);
+      return tree.finish();
+    }
+    const index segments = find_segments();
+    if (cuts_ && segments < exec_.concurrency())
+      each_piece(segments, tree);
+    else
+      each_segment(segments, tree);
+    return tree.finish();
+  }
+};
+
+}  // namespace rlhf::inline RLHF_COMPUTE::detail
