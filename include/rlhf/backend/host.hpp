@@ -162,7 +162,8 @@ class host_run {
     const bool packed = a.domain.kind == arrangement::packed;
     const index slots = packed ? columns : rows * columns;
     const bool streaming = slots * static_cast<index>(sizeof(T)) > bytes_that_stay;
-    if (detail::one_stretch(a)) {
+    const bool touch = detail::rows_touch(a);
+    if (touch && a.domain.kind == arrangement::padded) {
       const index units = (slots + tokens_per_unit - 1) / tokens_per_unit;
       exec_.parallel_for(units, [&](index u) {
         const index from = (units - 1 - u) * tokens_per_unit;
@@ -177,9 +178,16 @@ class host_run {
     const index each = width < tokens_per_unit ? tokens_per_unit / width : 1;  // rows per unit
     const index units = (rows + each - 1) / each;
     exec_.parallel_for(units, [&](index u) {
-      const index from = (units - 1 - u) * each;
-      for (index i = from; i < rows && i < from + each; ++i)
-        detail::map_row<V>(kernel, a, i, streaming);
+      const index from = (units - 1 - u) * each, end = from + each < rows ? from + each : rows;
+      for (index i = from; i < end;) {
+        index full = 0;
+        while (touch && i + full < end && a.domain.length(i + full) == columns) ++full;
+        if (full > 0)
+          detail::map_range<V>(kernel, a, i, 0, full * columns, streaming);
+        else
+          detail::map_row<V>(kernel, a, i, streaming);
+        i += full > 0 ? full : 1;
+      }
       if (streaming) detail::end_streaming();
     });
   }

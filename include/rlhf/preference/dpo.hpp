@@ -79,6 +79,7 @@ namespace rlhf::inline RLHF_COMPUTE {
 template <scalar T>
 struct dpo_term {
   static constexpr bool uses_reference = true;
+  static constexpr bool uses_target = false;
   T beta, win, lose;
 
   dpo_term(const char* function, double beta_of_config, dpo_variant variant, double smoothing) {

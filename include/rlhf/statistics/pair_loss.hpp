@@ -87,10 +87,12 @@ class pair_binder {
     bool written;
   };
 
+  static constexpr int most_tensors = 16;
+
   const char* function_;
   index pairs_;
   token_domain<Space> domain_;
-  named_range seen_[24];
+  named_range seen_[most_tensors];
   int seen_count_ = 0;
   bool any_written_ = false;
 
@@ -105,11 +107,18 @@ class pair_binder {
     detail::fail(function_, name, s.c_str());
   }
   void note(const char* name, const detail::byte_range& bytes, bool written) {
+    note(name, bytes.begin, bytes.end, written, bytes.pitch, bytes.width);
+  }
+  /// Numbers instead of a range: they stay in registers.
+  void note(const char* name, std::uintptr_t begin, std::uintptr_t end, bool written,
+            std::uintptr_t pitch, std::uintptr_t width) {
     any_written_ = any_written_ || written;
     for (int k = any_written_ ? 0 : seen_count_; k < seen_count_; ++k)
-      if ((written || seen_[k].written) && detail::overlap(bytes, seen_[k].bytes)) [[unlikely]]
+      if ((written || seen_[k].written) && begin < seen_[k].bytes.end &&
+          seen_[k].bytes.begin < end &&
+          detail::overlap({begin, end, pitch, width}, seen_[k].bytes)) [[unlikely]]
         fail_overlap(name, seen_[k].name);
-    if (seen_count_ < 24) seen_[seen_count_++] = {name, bytes, written};
+    if (seen_count_ < most_tensors) seen_[seen_count_++] = {name, {begin, end, pitch, width}, written};
   }
   /// Checks the memory of a tensor of the right shape.
   template <class T>
@@ -117,7 +126,7 @@ class pair_binder {
     const auto at = reinterpret_cast<std::uintptr_t>(v.data());
     if (v.stride(0) == 1 && at != 0 && at % alignof(T) == 0 && pairs_ > 0) [[likely]] {
       const std::uintptr_t bytes = static_cast<std::uintptr_t>(pairs_) * sizeof(T);
-      note(name, {at, at + bytes, 0, bytes}, written);
+      note(name, at, at + bytes, written, 0, bytes);
     } else {
       note_any_memory(name, v, written);
     }
@@ -254,6 +263,15 @@ constexpr bool uses_reference() {
     return false;
 }
 
+/// Whether a formula reads the target; one that does not saves an input.
+template <class Term>
+constexpr bool uses_target() {
+  if constexpr (requires { Term::uses_target; })
+    return Term::uses_target;
+  else
+    return true;
+}
+
 /// Whether the rewards of a formula are its scores, so that they need not be summed twice.
 template <class Term>
 constexpr bool rewards_are_scores() {
@@ -292,11 +310,12 @@ struct pair_kernel {
   static constexpr bool with_reference = uses_reference<Term>();
 
   enum input { chosen, rejected, ref_chosen, ref_rejected };
+  static constexpr bool with_target = uses_target<Term>();
   static constexpr int margin_in = with_reference ? 4 : 2;
-  static constexpr int target_in = margin_in + 1;
-  static constexpr int upstream_in = margin_in + 2;
-  static constexpr int inputs = margin_in + 3;
-  static constexpr int observed = margin_in + 2;
+  static constexpr int target_in = margin_in + (with_target ? 1 : 0);
+  static constexpr int upstream_in = target_in + 1;
+  static constexpr int inputs = upstream_in + 1;
+  static constexpr int observed = upstream_in;
   enum out { d_chosen, d_rejected, pair_loss };
   static constexpr int outputs = 3;
   enum factor { loss, gradient };
@@ -327,7 +346,7 @@ struct pair_kernel {
                               with_reference ? t.in[with_reference ? ref_chosen : 0] : zero,
                               with_reference ? t.in[with_reference ? ref_rejected : 0] : zero,
                               t.in[margin_in],
-                              t.in[target_in]};
+                              with_target ? t.in[target_in] : one};
     const pair_terms<V> terms = evaluate_pair(term, pair);
     const V slope = t.scale[gradient] * t.in[upstream_in];
     t.out[d_chosen] = terms.d_chosen * slope;
@@ -370,6 +389,21 @@ struct pair_kernel {
   }
 };
 
+/// What one pass over pairs needs beside its tensors, in the executor's memory: the factors of the
+/// loss and of the gradient, and the numbers that stand for tensors left out.
+template <scalar T>
+struct pair_constants {
+  uniform_scale loss;
+  scale_by gradient;
+  T margin, target, upstream;
+  T* absent;  // three
+  RLHF_HOST_DEVICE void operator()(index i) const {
+    loss(i);
+    gradient(i);
+    absent[0] = margin, absent[1] = target, absent[2] = upstream;
+  }
+};
+
 }  // namespace detail
 
 /// The middle of a loss over pairs, for algorithms that bind their tensors themselves: weights,
@@ -389,8 +423,18 @@ const double* reduce_pairs(Run& run, const Term& term, const pair_arguments<T, S
   const auto screened = screen_nonfinite<T>(run, pairs.domain, observed, config.nonfinite);
   const normaliser& by = config.over.by();
   const double* const counted = by.is_local() ? figures : nullptr;
-  run.for_each(1, detail::uniform_scale{by.value(), by.device(), counted, 1, 1, nullptr, scale});
-  run.for_each(1, detail::scale_by{scale, pairs.upstream_number, pairs.upstream_at, scale + 1});
+  T* const absent = run.template allocate<T>(3);
+  run.for_each(1, detail::pair_constants<T>{
+                      {by.value(), by.device(), counted, 1, 1, nullptr, scale},
+                      {scale, pairs.upstream_number, pairs.upstream_at, scale + 1},
+                      pairs.margin.absent,
+                      pairs.target.absent,
+                      pairs.upstream.absent,
+                      absent});
+  // One number for all pairs: the primitives then fill no more than they use.
+  const auto given = [&](const token_input<T>& x, const T* one) {
+    return x.data != nullptr ? x : token_input<T>{one, 0, 0, 0, T(0)};
+  };
 
   token_arguments<K, Space> a;
   a.domain = screened.domain;
@@ -400,9 +444,9 @@ const double* reduce_pairs(Run& run, const Term& term, const pair_arguments<T, S
     a.in[K::ref_chosen] = pairs.ref_chosen;
     a.in[K::ref_rejected] = pairs.ref_rejected;
   }
-  a.in[K::margin_in] = pairs.margin;
-  a.in[K::target_in] = pairs.target;
-  a.in[K::upstream_in] = pairs.upstream;
+  a.in[K::margin_in] = given(pairs.margin, absent);
+  if constexpr (K::with_target) a.in[K::target_in] = given(pairs.target, absent + 1);
+  a.in[K::upstream_in] = given(pairs.upstream, absent + 2);
   a.out[K::d_chosen] = pairs.d_chosen;
   a.out[K::d_rejected] = pairs.d_rejected;
   a.out[K::pair_loss] = pairs.pair_loss;
@@ -434,7 +478,8 @@ pair_result read_pairs(const double* figures) {
 /// that returns the loss of one pair, or pair_terms<V> with its slopes written out. Where it
 /// returns the loss alone, dual numbers give the slopes, and the rewards are score − ref score. A
 /// formula that reads ref_chosen and ref_rejected says `static constexpr bool uses_reference =
-/// true`; one whose rewards are its scores may save two sums by `rewards_are_scores = true`.
+/// true`; one whose rewards are its scores may save two sums by `rewards_are_scores = true`, and one
+/// that does not read the target an input by `uses_target = false`.
 ///
 /// Shapes    every tensor: [pairs], any stride
 /// Units     weight: a flag, or a weight >= 0; 0 = the pair is ignored

@@ -164,11 +164,11 @@ void map_row(const K& kernel, const token_arguments<K, Space>& a, index i, bool 
   }
 }
 
-/// Whether all rows are full and lie side by side in every tensor: then they are as one.
+/// Whether rows lie side by side in every tensor: full ones are then as one.
 template <class K, class Space>
-bool one_stretch(const token_arguments<K, Space>& a) {
+bool rows_touch(const token_arguments<K, Space>& a) {
   const token_domain<Space>& d = a.domain;
-  if (d.kind != arrangement::padded) return false;
+  if (d.kind == arrangement::packed) return false;
   bool beside = d.mask.kind() == mask_kind::none ||
                 (d.mask.stride(1) == 1 && d.mask.stride(0) == d.columns);
   for (const auto& x : a.in) beside = beside && x.stride == 1 && x.per_row == d.columns;

@@ -68,7 +68,7 @@ class moment_flush {
     index first, steps;
   };
   struct lane_sums {
-    V weight[all_packs], sum[all_series][all_packs], square[all_series][all_packs];
+    V sum[all_series][all_packs], square[all_series][all_packs];
     V low[all_series][all_packs], high[all_series][all_packs];
   };
 
@@ -131,13 +131,14 @@ class moment_flush {
   }
 
   template <lanes_masked M>
-  RLHF_INLINE void sweep_piece(const piece& c, const V* shift, lane_sums (&to)[2]) const {
+  RLHF_INLINE void sweep_piece(const piece& c, const V* shift, lane_sums (&to)[2],
+                               V (&flagged)[all_packs]) const {
     for (int p = 0; p < packs; p += 2) {
-      V weight[2][2], sum[2][all_series][2], square[2][all_series][2];
+      V weight[2] = {flagged[p], flagged[p + 1]};  // small integers: no order to keep
+      V sum[2][all_series][2], square[2][all_series][2];
       V low[2][all_series][2], high[2][all_series][2];
       for (int odd = 0; odd < 2; ++odd)
         for (int h = 0; h < 2; ++h) {
-          weight[odd][h] = to[odd].weight[p + h];
           for (int k = 0; k < K::size; ++k) {
             sum[odd][k][h] = to[odd].sum[k][p + h];
             square[odd][k][h] = to[odd].square[k][p + h];
@@ -147,17 +148,17 @@ class moment_flush {
         }
       index s = 0;
       if (c.first % 2 != 0 && s < c.steps) {
-        step<M>(c, s, p, shift, weight[1], sum[1], square[1], low[1], high[1]);
+        step<M>(c, s, p, shift, weight, sum[1], square[1], low[1], high[1]);
         ++s;
       }
       for (; s + 2 <= c.steps; s += 2) {
-        step<M>(c, s, p, shift, weight[0], sum[0], square[0], low[0], high[0]);
-        step<M>(c, s + 1, p, shift, weight[1], sum[1], square[1], low[1], high[1]);
+        step<M>(c, s, p, shift, weight, sum[0], square[0], low[0], high[0]);
+        step<M>(c, s + 1, p, shift, weight, sum[1], square[1], low[1], high[1]);
       }
-      if (s < c.steps) step<M>(c, s, p, shift, weight[0], sum[0], square[0], low[0], high[0]);
+      if (s < c.steps) step<M>(c, s, p, shift, weight, sum[0], square[0], low[0], high[0]);
+      for (int h = 0; h < 2; ++h) flagged[p + h] = weight[h];
       for (int odd = 0; odd < 2; ++odd)
         for (int h = 0; h < 2; ++h) {
-          to[odd].weight[p + h] = weight[odd][h];
           for (int k = 0; k < K::size; ++k) {
             to[odd].sum[k][p + h] = sum[odd][k][h];
             to[odd].square[k][p + h] = square[odd][k][h];
@@ -251,7 +252,6 @@ class moment_flush {
       for (int k = 0; k < K::size; ++k) about[k] = math::constant<V>(shift[k]);
       for (lane_sums& l : lanes)
         for (int p = 0; p < packs; ++p) {
-          l.weight[p] = math::constant<V>(0);
           for (int k = 0; k < K::size; ++k) {
             l.sum[k][p] = l.square[k][p] = math::constant<V>(0);
             l.low[k][p] = math::constant<V>(__builtin_inf());
@@ -259,22 +259,22 @@ class moment_flush {
           }
         }
       double counted = 0;
+      V flagged[all_packs];
+      for (V& f : flagged) f = math::constant<V>(0);
       bool weighted = false;
       for (int c = 0; c < pieces_; ++c) switch (piece_[c].masked) {
           case lanes_masked::no:
             counted += static_cast<double>(piece_[c].steps * virtual_lanes);
-            sweep_piece<lanes_masked::no>(piece_[c], about, lanes);
+            sweep_piece<lanes_masked::no>(piece_[c], about, lanes, flagged);
             break;
           case lanes_masked::by_flags:
-            sweep_piece<lanes_masked::by_flags>(piece_[c], about, lanes);
+            sweep_piece<lanes_masked::by_flags>(piece_[c], about, lanes, flagged);
             break;
           case lanes_masked::by_weights:
             weighted = true;
-            sweep_piece<lanes_masked::by_weights>(piece_[c], about, lanes);
+            sweep_piece<lanes_masked::by_weights>(piece_[c], about, lanes, flagged);
             break;
         }
-      V flagged[all_packs];
-      for (int p = 0; p < packs; ++p) flagged[p] = lanes[0].weight[p] + lanes[1].weight[p];
       const double weight = weighted ? weigh() : counted + tree_of_lanes(flagged);
       bool far = false;
       for (int k = 0; k < K::size; ++k) {
