@@ -196,23 +196,20 @@ class block_team {
   }
 };
 
-/// How many blocks of a team a processor is to hold, which bounds the registers of a thread.
+/// How many blocks of a team a processor is to hold, which bounds the registers of a thread; 0 where
+/// the compiler is to choose.
 template <class F>
 constexpr unsigned least_blocks() {
   if constexpr (requires { F::least_blocks; })
     return F::least_blocks;
   else
-    return 1;
+    return 0;
 }
 
 template <class F>
-__global__ void __launch_bounds__(F::threads, least_blocks<F>()) run_team(index n, F f) {
+__global__ void __launch_bounds__(F::threads, least_blocks<F>()) run_team(index, F f) {
   __shared__ typename F::shared s;
-  const block_team<F::threads> team;
-  for (index i = blockIdx.x; i < n; i += gridDim.x) {
-    f(team, s, i);
-    __syncthreads();
-  }
+  f(block_team<F::threads>(), s, static_cast<index>(blockIdx.x));
 }
 
 /// Blocks for n threads; a kernel walks on where there are more than fit one grid.
@@ -288,8 +285,9 @@ class stream : public detail::device_workspace {
   }
   template <class F>
   void launch_team(index n, const F& f) const {
-    const index most = index{1} << 30;
-    detail::enqueue(&detail::run_team<F>, n, f, static_cast<unsigned>(n < most ? n : most),
+    if (n > 0x7fffffff) [[unlikely]]  // of 16,384 tokens and more each
+      detail::fail("cuda::stream", "batch", "at most 2^31 - 1 units of work", n);
+    detail::enqueue(&detail::run_team<F>, n, f, static_cast<unsigned>(n),
                     static_cast<unsigned>(F::threads), stream_);
   }
 };

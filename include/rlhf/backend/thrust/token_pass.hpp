@@ -61,7 +61,7 @@ struct token_pass {
   static constexpr int lanes = static_cast<int>(virtual_lanes);
   static constexpr int neighbours = quad<T>::size;  // tokens of one thread
   static constexpr int threads = ordered <= 7 ? 256 : 128;
-  static constexpr unsigned least_blocks = 3;
+  static constexpr unsigned least_blocks = sizeof(T) == sizeof(float) ? 3 : 2;
   static constexpr int tile_steps = threads * neighbours / lanes;
   static constexpr int tiles = static_cast<int>(steps_per_flush) / tile_steps;
   static constexpr int chains = (ordered * lanes + threads - 1) / threads;
@@ -73,7 +73,7 @@ struct token_pass {
   static constexpr int size = sums + 2 * K::ranges;
   static constexpr bool writes_figures = K::sums + K::ranges + K::observed > 0;
   // Those that no order changes.
-  static constexpr int unordered = whole + 3 + 2 * K::ranges;
+  static constexpr int unordered = whole + 1 + 2 * K::ranges;
 
   K kernel;
   token_arguments<K, Space> a;
@@ -83,6 +83,10 @@ struct token_pass {
   index afters;
 
   struct shared {
+    // The unit: its group, which of its units it is, its first step there, all steps of the group.
+    index of_group, nth, first, steps;
+    int rows;
+    int now;              // which of the two `end` holds
     index end[2][at_least_one(group)];  // steps of the group up to and with a row
     index length[at_least_one(group)];
     const T* in[at_least_one(K::inputs)][at_least_one(group)];
@@ -93,6 +97,7 @@ struct token_pass {
     T term[at_least_one(ordered)][at_least_one(tile_steps * lanes + lanes)];
     double flushed[at_least_one(most_flushes)][at_least_one(ordered)];
     double part[at_least_one(unordered)][at_least_one(threads / lanes)];
+    int sequences, bad_rows;
     int row[at_least_one(tile_steps)];
     int heads[at_least_one(threads)];
     int head_count;
@@ -104,46 +109,39 @@ struct token_pass {
 
   /// What a thread keeps from tile to tile.
   struct kept {
-    T free[at_least_one(unordered)];  // whole sums, then positions, sequences, bad rows, low and high ends
+    T free[at_least_one(unordered)];  // whole sums, positions, low and high ends
     T sum[at_least_one(chains)];
   };
 
   template <class Team>
   RLHF_HOST_DEVICE void operator()(const Team& team, shared& s, index unit) const {
     typename Team::template own<kept> mine;
-    const index g = find_group(team, s, unit);
-    const int rows = map.rows_of(g);
-    const index nth = unit - map.first_unit(g);
-    const index first = nth * map.flushes * steps_per_flush;
     team.each([&](int t) { clear(mine[t]); });
-    const index* const end = read_rows(team, s, mine, g, rows, nth);
-    const index steps = rows > 0 ? end[rows - 1] : 0;
+    read_rows(team, s, unit);
     for (int flush = 0; flush < map.flushes; ++flush) {
-      const index from = first + flush * steps_per_flush;
-      if (nth >= 0 && from < steps) {
-        for (int tile = 0; tile < tiles; ++tile)
-          run_tile(team, s, mine, end, rows, steps, from + tile * tile_steps);
+      const index from = s.first + flush * steps_per_flush;
+      if (s.nth >= 0 && from < s.steps) {
+        for (int tile = 0; tile < tiles; ++tile) run_tile(team, s, mine, from + tile * tile_steps);
         if constexpr (ordered > 0) finish_flush(team, s, mine, flush);
       } else if constexpr (ordered > 0) {
         team.each([&](int t) {
           if (t < ordered) s.flushed[flush][t] = 0;
         });
       }
-      if (K::outputs > 0 && nth >= 0 && s.gaps)
-        clear_gaps(team, s, end, rows, g, from);
+      if (K::outputs > 0 && s.nth >= 0 && s.gaps) clear_gaps(team, s, from);
     }
     if constexpr (writes_figures) {
-      finish_unit(team, s, mine, unit, nth >= 0 && (nth == 0 || first < steps) ? nth : -1);
+      finish_unit(team, s, mine, unit);
       if (team.arrive(to.arrived, map.units, s.last)) fold_units(team, s);
     }
   }
 
  private:
   static RLHF_HOST_DEVICE void clear(kept& x) {
-    for (int k = 0; k < whole + 3; ++k) x.free[k] = T(0);
+    for (int k = 0; k < whole + 1; ++k) x.free[k] = T(0);
     for (int k = 0; k < K::ranges; ++k) {
-      x.free[whole + 3 + k] = static_cast<T>(__builtin_inf());
-      x.free[whole + 3 + K::ranges + k] = static_cast<T>(-__builtin_inf());
+      x.free[whole + 1 + k] = static_cast<T>(__builtin_inf());
+      x.free[whole + 1 + K::ranges + k] = static_cast<T>(-__builtin_inf());
     }
     for (int c = 0; c < chains; ++c) x.sum[c] = T(0);
   }
@@ -173,21 +171,23 @@ struct token_pass {
     return low;
   }
 
-  /// Lengths, steps, addresses and factors of the rows of a group, by one thread each. Returns where
-  /// the steps up to and with each row stand.
-  template <class Team, class Own>
-  RLHF_HOST_DEVICE const index* read_rows(const Team& team, shared& s, Own& mine, index g, int rows,
-                                          index nth) const {
+  /// Lengths, steps, addresses and factors of the rows of a unit's group, by one thread each.
+  template <class Team>
+  RLHF_HOST_DEVICE void read_rows(const Team& team, shared& s, index unit) const {
     const token_domain<Space>& domain = a.domain;
+    const index g = find_group(team, s, unit);
+    const index nth = unit - map.first_unit(g);
+    const int rows = map.rows_of(g);
     team.each([&](int t) {
-      if (t == 0) s.gaps = false;
+      if (t == 0) s.gaps = false, s.sequences = s.bad_rows = 0;
     });
     team.sync();
     team.each([&](int t) {
       if (t >= group) return;
       const index i = map.first_row(g) + t;
-      if (nth == 0 && (t < rows || (g == 0 && t == 0)) && to.bad != nullptr)
-        mine[t].free[whole + 2] = is_bad_row(domain, i) ? T(1) : T(0);
+      if (nth == 0 && (t < rows || (g == 0 && t == 0)) && to.bad != nullptr &&
+          is_bad_row(domain, i))
+        team.next(s.bad_rows);
       if (t >= rows) {
         s.end[0][t] = 0;
         return;
@@ -197,7 +197,7 @@ struct token_pass {
       s.length[t] = length;
       s.end[0][t] = steps_in(length);
       if (length < domain.slots(i)) s.gaps = true;
-      if (nth == 0 && length > 0) mine[t].free[whole + 1] = T(1);
+      if (nth == 0 && length > 0) team.next(s.sequences);
       for (int k = 0; k < K::inputs; ++k) {
         const token_input<T>& x = a.in[k];
         s.in[k][t] = x.data == nullptr ? nullptr : x.data + (i * x.per_row + begin * x.per_begin);
@@ -218,14 +218,21 @@ struct token_pass {
       });
       team.sync();
     }
-    return s.end[now];
+    team.each([&](int t) {
+      if (t != 0) return;
+      s.of_group = g, s.nth = nth, s.first = nth * map.flushes * steps_per_flush;
+      s.rows = rows, s.now = now, s.steps = rows > 0 ? s.end[now][rows - 1] : 0;
+    });
+    team.sync();
   }
 
   /// The tokens of one thread, and what stands beside them.
   struct tokens {
-    int count;
+    int count;         // slots of the row
+    unsigned counted;  // bit v: token v is not masked
     T in[at_least_one(K::inputs)][at_least_one(neighbours)];
-    T weight[at_least_one(neighbours)];
+    T weight[at_least_one(may_weigh<K>() ? neighbours : 0)];
+    RLHF_HOST_DEVICE bool counts(int v) const { return (counted >> v & 1u) != 0; }
   };
 
   RLHF_HOST_DEVICE RLHF_INLINE void load(const shared& s, int row, index j, tokens& x) const {
@@ -244,26 +251,27 @@ struct token_pass {
       }
     }
     const mask_view<Space>& mask = a.domain.mask;
-    if (mask.kind() == mask_kind::none) {
-      for (int v = 0; v < neighbours; ++v) x.weight[v] = v < x.count ? T(1) : T(0);
-      return;
-    }
+    x.counted = (1u << x.count) - 1u;
+    if (mask.kind() == mask_kind::none) return;
     const index step = a.domain.mask_stride();
     const index at = s.mask[row] + j * step;
     if (mask.kind() == mask_kind::flag) {
       const auto* const flags = static_cast<const std::uint8_t*>(mask.data()) + at;
+      std::uint8_t flag[at_least_one(neighbours)];
       if (step == 1 && x.count == neighbours &&
           (reinterpret_cast<std::uintptr_t>(flags) % neighbours) == 0) {
-        std::uint8_t flag[at_least_one(neighbours)];
         load_flags(flags, flag);
-        for (int v = 0; v < neighbours; ++v) x.weight[v] = flag[v] != 0 ? T(1) : T(0);
       } else {
         for (int v = 0; v < neighbours; ++v)
-          x.weight[v] = v < x.count && flags[v * step] != 0 ? T(1) : T(0);
+          flag[v] = v < x.count ? flags[v * step] : std::uint8_t(0);
       }
-    } else {
       for (int v = 0; v < neighbours; ++v)
+        if (flag[v] == 0) x.counted &= ~(1u << v);
+    } else if constexpr (may_weigh<K>()) {
+      for (int v = 0; v < neighbours; ++v) {
         x.weight[v] = v < x.count ? static_cast<T>(mask.at(at + v * step)) : T(0);
+        if (!(x.weight[v] > T(0))) x.counted &= ~(1u << v);
+      }
     }
   }
 
@@ -290,7 +298,7 @@ struct token_pass {
     const index stride = a.out[k].stride;
     if (a.out[k].accumulate) {
       for (int v = 0; v < neighbours; ++v)
-        if (x.weight[v] > T(0)) at[(j + v) * stride] += value.x[v];
+        if (x.counts(v)) at[(j + v) * stride] += value.x[v];
     } else if (stride == 1 && x.count == neighbours && on_16_bytes(at + j)) {
       store_16_bytes(at + j, value);
     } else {
@@ -308,8 +316,10 @@ struct token_pass {
     quad<T> out[at_least_one(K::outputs)];
     quad<T> term[at_least_one(ordered)];
     for (int v = 0; v < neighbours; ++v) {
-      const bool counted = x.weight[v] > T(0);
-      const V factor = math::constant<V>(x.weight[v]);
+      const bool counted = x.counts(v);
+      [[maybe_unused]] V factor = math::constant<V>(1);
+      if constexpr (may_weigh<K>())
+        if (weighted) factor = math::constant<V>(x.weight[v]);
       token_lanes<V, K> t;
       for (int k = 0; k < K::inputs; ++k)
         t.in[k] = math::constant<V>(counted ? x.in[k][v] : T(0));
@@ -340,8 +350,8 @@ struct token_pass {
       mine.free[whole] = mine.free[whole] + (counted ? T(1) : T(0));
       for (int k = 0; k < K::ranges; ++k) {
         const T number = math::first(t.range[k]);
-        T& low = mine.free[whole + 3 + k];
-        T& high = mine.free[whole + 3 + K::ranges + k];
+        T& low = mine.free[whole + 1 + k];
+        T& high = mine.free[whole + 1 + K::ranges + k];
         low = counted && number < low ? number : low;
         high = counted && number > high ? number : high;
       }
@@ -356,13 +366,13 @@ struct token_pass {
 
   /// Steps [from, from + tile_steps) of the group: tokens, then the sums in their order.
   template <class Team, class Own>
-  RLHF_HOST_DEVICE void run_tile(const Team& team, shared& s, Own& mine, const index* end, int rows,
-                                 index steps, index from) const {
+  RLHF_HOST_DEVICE void run_tile(const Team& team, shared& s, Own& mine, index from) const {
     team.sync();
     team.each([&](int t) {
       if (t >= tile_steps) return;
+      const index* const end = s.end[s.now];
       const index step = from + t;
-      int low = 0, high = rows;  // the first row that ends behind the step
+      int low = 0, high = s.rows;  // the first row that ends behind the step
       while (low < high) {
         const int middle = (low + high) / 2;
         if (end[middle] > step)
@@ -370,7 +380,7 @@ struct token_pass {
         else
           low = middle + 1;
       }
-      s.row[t] = step < steps ? low : -1;
+      s.row[t] = step < s.steps ? low : -1;
     });
     team.sync();
     team.each([&](int t) {
@@ -381,7 +391,7 @@ struct token_pass {
       index j = 0;
       x.count = 0;
       if (row >= 0) {
-        j = (from + step - (row > 0 ? end[row - 1] : 0)) * lanes + slot % lanes;
+        j = (from + step - (row > 0 ? s.end[s.now][row - 1] : 0)) * lanes + slot % lanes;
         const index left = s.length[row] - j;
         x.count = left >= neighbours ? neighbours : left > 0 ? static_cast<int>(left) : 0;
       }
@@ -399,9 +409,9 @@ struct token_pass {
           const int chain = t + c * threads;
           if (chain >= ordered * lanes) break;
           const T* const term = s.term[chain / lanes] + chain % lanes;
-          T sum = mine[t].sum[c];
+          T sum = tiles == 1 ? T(0) : mine[t].sum[c];  // a tile may be all of a flush
 #if defined(__CUDA_ARCH__)
-#pragma unroll
+#pragma unroll 16
 #endif
           for (int step = 0; step < tile_steps; ++step) sum = sum + term[step * lanes];
           mine[t].sum[c] = sum;
@@ -436,23 +446,23 @@ struct token_pass {
 
   /// The figures of a unit, and its rank in its group.
   template <class Team, class Own>
-  RLHF_HOST_DEVICE void finish_unit(const Team& team, shared& s, Own& mine, index unit,
-                                    index nth) const {
-    for (int k = 0; k < whole + 3; ++k)
+  RLHF_HOST_DEVICE void finish_unit(const Team& team, shared& s, Own& mine, index unit) const {
+    for (int k = 0; k < whole + 1; ++k)
       team.merge16(
           add(), [&](int t) { return static_cast<double>(mine[t].free[k]); },
           [&](int t, double x) { s.part[k][t / lanes] = x; });
-    for (int k = whole + 3; k < whole + 3 + K::ranges; ++k)
+    for (int k = whole + 1; k < whole + 1 + K::ranges; ++k)
       team.merge16(
           least(), [&](int t) { return static_cast<double>(mine[t].free[k]); },
           [&](int t, double x) { s.part[k][t / lanes] = x; });
-    for (int k = whole + 3 + K::ranges; k < unordered; ++k)
+    for (int k = whole + 1 + K::ranges; k < unordered; ++k)
       team.merge16(
           largest(), [&](int t) { return static_cast<double>(mine[t].free[k]); },
           [&](int t, double x) { s.part[k][t / lanes] = x; });
     team.sync();
     team.each([&](int t) {
-      if (t == 0 && to.rank != nullptr) to.rank[unit] = nth;
+      if (t == 0 && to.rank != nullptr)
+        to.rank[unit] = s.nth == 0 || (s.nth > 0 && s.first < s.steps) ? s.nth : -1;
       if (t >= size) return;
       constexpr figure_row row{sums, K::ranges};
       int w = 0, o = 0;  // of the figures before t
@@ -460,9 +470,13 @@ struct token_pass {
       double x[fold_fan];
       if (t < K::sums && !counts_tokens<K>(t)) {
         for (int f = 0; f < fold_fan; ++f) x[f] = f < map.flushes ? s.flushed[f][o] : 0;
+      } else if (t == sequences || t == bad_rows) {
+        for (int f = 0; f < fold_fan; ++f) x[f] = 0;
+        x[0] = t == sequences ? s.sequences : s.bad_rows;
       } else {
-        // behind the sums come non-finite, positions, sequences, bad rows and the ranges
-        const int k = t < K::sums ? w : t - K::sums + whole - 1;
+        // behind the sums come non-finite, positions, and, two rows further on, the ranges
+        const int behind = t >= sums ? t - 2 : t;
+        const int k = t < K::sums ? w : behind - K::sums + whole - 1;
         for (int f = 0; f < fold_fan; ++f)
           x[f] = f < threads / lanes ? s.part[k][f] : row.none(t);
       }
@@ -548,8 +562,7 @@ struct token_pass {
   /// takes as many slots as it has steps, wherever they lie; of a packed one, where only a mask
   /// leaves padding, the flush that ends a row takes what is behind it.
   template <class Team>
-  RLHF_HOST_DEVICE void clear_gaps(const Team& team, const shared& s, const index* end, int rows,
-                                   index g, index from) const {
+  RLHF_HOST_DEVICE void clear_gaps(const Team& team, const shared& s, index from) const {
     if (map.per_group > 0) {
       const index columns = a.domain.columns;
       const index row_steps = steps_in(columns);
@@ -558,7 +571,7 @@ struct token_pass {
           const int slot = t * neighbours;
           const index step = from + tile * tile_steps + slot / lanes;
           const index row = step / row_steps;
-          if (row >= rows) return;
+          if (row >= s.rows) return;
           const index j = step % row_steps * lanes + slot % lanes;
           if (j + neighbours <= s.length[row] || j >= columns) return;
           for (int k = 0; k < K::outputs; ++k) {
@@ -576,10 +589,10 @@ struct token_pass {
         });
       return;
     }
-    for (int row = 0; row < rows; ++row) {
-      const index last = end[row] - 1;
+    for (int row = 0; row < s.rows; ++row) {
+      const index last = s.end[s.now][row] - 1;
       if (last < from || last >= from + steps_per_flush) continue;
-      const index slots = a.domain.slots(map.first_row(g) + row);
+      const index slots = a.domain.slots(map.first_row(s.of_group) + row);
       team.each([&](int t) {
         for (int k = 0; k < K::outputs; ++k) {
           T* const at = s.out[k][row];
