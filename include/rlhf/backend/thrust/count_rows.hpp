@@ -48,24 +48,6 @@ struct count_lanes {
   }
 };
 
-/// Adds the counts of rows one by one: where weights are no integers, the order of the host.
-struct add_counts {
-  const double* counts;
-  index rows;
-  double* to;
-  RLHF_HOST_DEVICE void operator()(index k) const {
-    double s = 0;
-    for (index i = 0; i < rows; ++i) s += counts[3 * i + k];
-    to[k] = s;
-  }
-};
-
-struct copy_row_weight {
-  const double* counts;
-  double* to;
-  RLHF_HOST_DEVICE void operator()(index i) const { to[i] = counts[3 * i]; }
-};
-
 /// Whether the length or the offsets of row i do not fit; on a stream no one else can look. Row 0 of
 /// a batch without rows stands for its only offset.
 template <class Space>
@@ -80,29 +62,87 @@ RLHF_HOST_DEVICE bool is_bad_row(const token_domain<Space>& domain, index i) {
   return !(starts && grows && ends);
 }
 
-/// What is wrong with the lengths, offsets and weights of a row.
+/// Counts, valid lengths and what is no weight, under weights, in one launch: a thread adds those of
+/// a row and one thread those of the rows, because weights are no whole numbers and have the order of
+/// the host.
 template <class Space>
-struct examine_lanes {
-  using figures = lane_figures<2, 0>;
-  token_domain<Space> domain;
-  double* found;  // per row: bad offsets, bad weights
+struct weigh_pass {
+  static constexpr int threads = 128;
+  static constexpr int weight = 0, positions = 1, wrong = 2, size = 3;
 
-  RLHF_HOST_DEVICE figures lane(index i, int l) const {
-    figures r;
-    if (l == 0) r.sum[0] = is_bad_row(domain, i) ? 1 : 0;
-    if (i < domain.rows &&
-        (domain.mask.kind() == mask_kind::weight32 || domain.mask.kind() == mask_kind::weight64)) {
-      const index at = domain.mask_offset(i), step = domain.mask_stride();
-      for (index j = l; j < domain.length(i); j += virtual_lanes) {
-        const double w = domain.mask.at(at + j * step);
-        if (!is_weight(w)) r.sum[1] += 1;
-      }
+  token_domain<Space> domain;
+  double* counts = nullptr;       // these may be null
+  double* row_weight = nullptr;
+  index* length = nullptr;
+  double* bad = nullptr;
+  double* bad_weights = nullptr;
+  double* rows = nullptr;         // `size` for each row
+  unsigned* arrived = nullptr;
+
+  struct shared {
+    double x[size][threads];
+    int bad;
+    bool last;
+  };
+  index units() const { return domain.rows > 0 ? (domain.rows + threads - 1) / threads : 1; }
+
+  template <class Team>
+  RLHF_HOST_DEVICE void operator()(const Team& team, shared& s, index unit) const {
+    team.each([&](int t) {
+      const index i = unit * threads + t;
+      if (i < domain.rows) weigh(i);
+    });
+    if (!team.arrive(arrived, domain.rows > 0 ? (domain.rows + threads - 1) / threads : 1, s.last))
+      return;
+    team.each([&](int t) {
+      if (t == 0) s.bad = 0;
+    });
+    double sum[size] = {}, sequences = 0;  // of the first thread
+    for (index first = 0; first < domain.rows; first += threads) {
+      team.sync();
+      team.each([&](int t) {
+        const index i = first + t;
+        if (i >= domain.rows) return;
+        for (int k = 0; k < size; ++k) s.x[k][t] = team.fetch(rows + size * i + k);
+        if (is_bad_row(domain, i)) team.next(s.bad);
+      });
+      team.sync();
+      team.each([&](int t) {
+        if (t != 0) return;
+        for (int r = 0; r < threads && first + r < domain.rows; ++r) {
+          for (int k = 0; k < size; ++k) sum[k] += s.x[k][r];
+          sequences += s.x[positions][r] > 0 ? 1 : 0;
+        }
+      });
     }
-    return r;
+    team.sync();
+    team.each([&](int t) {
+      if (t != 0) return;
+      if (counts != nullptr) counts[0] = sum[weight], counts[1] = sum[positions], counts[2] = sequences;
+      if (bad != nullptr) *bad = s.bad + (domain.rows == 0 && is_bad_row(domain, 0) ? 1 : 0);
+      if (bad_weights != nullptr) *bad_weights = sum[wrong];
+    });
   }
-  RLHF_HOST_DEVICE void store(index i, const figures& r) const {
-    found[2 * i] = r.sum[0];
-    found[2 * i + 1] = r.sum[1];
+
+ private:
+  RLHF_HOST_DEVICE void weigh(index i) const {
+    const index n = domain.length(i);
+    const index at = domain.mask_offset(i), step = domain.mask_stride();
+    double sum = 0;
+    index there = 0, end = 0, no_weights = 0;
+    for (index j = 0; j < n; ++j) {
+      const double w = domain.mask.at(at + j * step);
+      if (!is_weight(w)) ++no_weights;
+      if (!(w > 0)) continue;
+      sum += w;
+      ++there;
+      end = j + 1;
+    }
+    rows[size * i + weight] = sum;
+    rows[size * i + positions] = static_cast<double>(there);
+    rows[size * i + wrong] = static_cast<double>(no_weights);
+    if (row_weight != nullptr) row_weight[i] = sum;
+    if (length != nullptr) length[i] = end;
   }
 };
 

@@ -74,7 +74,8 @@ class device_run {
   struct seen_domain {
     token_domain<typename Exec::space> domain;
     const void* mask;
-    double* bad;  // rows that do not fit, until something has counted them
+    double* bad;          // rows that do not fit, until something has counted them
+    double* bad_weights;  // the same of weights
   };
   seen_domain seen_[8];
   int seen_count_ = 0;
@@ -122,13 +123,7 @@ class device_run {
       open_ = {domain, counts, row_weight};
       return;
     }
-    auto* const length = keep_lengths(domain);
-    const auto mark = arena_.mark();
-    auto* const rows = allocate<double>(3 * domain.rows);
-    lanes(domain.rows, detail::count_lanes<space>{domain, rows, length});
-    if (row_weight != nullptr) launch(domain.rows, detail::copy_row_weight{rows, row_weight});
-    launch(token_counts::size, detail::add_counts{rows, domain.rows, counts});
-    arena_.release(mark);
+    weigh({domain, counts, row_weight}, keep_lengths(domain));
   }
 
   /// A requirement that only the data can break: pending::get() throws if *count is not 0 then.
@@ -173,8 +168,7 @@ class device_run {
       }
       to.bad = take_bad(a.domain);
     }
-    if (!arena_.dry())
-      exec_.launch_team(map.units, pass{kernel, a, map, to, after, afters});
+    team(map.units, pass{kernel, a, map, to, after, afters});
     arena_.release(mark);
   }
 
@@ -255,22 +249,25 @@ class device_run {
 
   template <class K>
   void group_reduce(const sample_groups<space>& groups, const K& kernel, double* to) {
-    using partial = typename K::partial;
+    using pass = detail::group_pass<K>;
     settle();
     const auto mark = arena_.mark();
-    detail::group_scratch scratch = {};
-    if (groups.size == 0)
+    const index most = groups.size > 0 ? groups.samples / groups.size : groups.samples;
+    pass p{kernel, {most, groups.size, nullptr, nullptr}, nullptr, (most + pass::threads - 1) / pass::threads, nullptr, to, exec_.ticket()};
+    if (p.units < 1) p.units = 1;
+    p.unit_sum = allocate<double>(p.units * pass::words);
+    if (groups.size == 0) {
+      detail::group_scratch scratch = {};
       for (index** part : {&scratch.start, &scratch.sorted, &scratch.spare, &scratch.group_start})
         *part = allocate<index>(groups.samples + 1);
-    const index most = groups.size > 0 ? groups.samples / groups.size : groups.samples;
-    const index units = (most + groups_per_unit - 1) / groups_per_unit;
-    auto* const found = allocate<detail::found_groups>(1);
-    auto* const each = allocate<partial>(most);
-    auto* const unit = allocate<partial>(units);
-    for_each(1, detail::find_all_groups<space>{groups, scratch, found});
-    for_each(most, detail::run_group_kernel<K>{kernel, found, each});
-    for_each(units, detail::add_group_unit<partial>{each, found, unit});
-    for_each(1, detail::add_group_units<partial>{unit, found, to});
+      const auto cut = detail::group_cut::over(groups.samples);
+      auto* const counts = allocate<detail::run_count>(cut.units + 1);
+      auto* const found = allocate<detail::found_groups>(1);
+      p.found = found;
+      team(cut.units, detail::count_runs<space>{groups.id, cut, counts, exec_.ticket()});
+      team(cut.units, detail::write_runs<space>{groups.id, cut, counts, scratch, found, exec_.ticket()});
+    }
+    team(p.units, p);
     arena_.release(mark);
   }
 
@@ -279,7 +276,10 @@ class device_run {
     open_.row_weight = nullptr;  // no one is left to read it
     settle();
     for (int k = 0; k < seen_count_; ++k)
-      if (seen_[k].bad != nullptr) count_bad(seen_[k]);
+      if (seen_[k].bad_weights != nullptr)
+        weigh({seen_[k].domain, nullptr, nullptr}, nullptr);
+      else if (seen_[k].bad != nullptr)
+        count_bad(seen_[k]);
     if constexpr (!Exec::dry) {
       const index count = arena_.doubles_from(figures);
       if (count < 1 || count > detail::most_figures) [[unlikely]]
@@ -302,6 +302,10 @@ class device_run {
   template <class F>
   void launch(index n, const F& f) {
     if (!arena_.dry() && n > 0) exec_.launch(n, f);
+  }
+  template <class F>
+  void team(index units, const F& f) {
+    if (!arena_.dry()) exec_.launch_team(units, f);
   }
   template <class F>
   void lanes(index n, const F& f) {
@@ -332,8 +336,27 @@ class device_run {
       if (same(found_[k].domain, domain)) return found_[k].length;
     if (!weighted(domain)) return count_flags({domain, nullptr, nullptr});
     auto* const length = keep_lengths(domain);
-    lanes(domain.rows, detail::count_lanes<space>{domain, nullptr, length});
+    weigh({domain, nullptr, nullptr}, length);
     return length;
+  }
+
+  /// The same under weights, which are looked at on the way.
+  void weigh(const open_count& ask, index* length) {
+    detail::weigh_pass<space> pass{ask.domain};
+    pass.length = length;
+    pass.counts = ask.counts;
+    pass.row_weight = ask.row_weight;
+    pass.bad = take_bad(ask.domain);
+    for (int k = 0; k < seen_count_; ++k)
+      if (seen_[k].bad_weights != nullptr && same(seen_[k].domain, ask.domain)) {
+        pass.bad_weights = seen_[k].bad_weights;
+        seen_[k].bad_weights = nullptr;
+      }
+    const auto mark = arena_.mark();
+    pass.rows = allocate<double>(pass.size * (ask.domain.rows > 0 ? ask.domain.rows : 1));
+    pass.arrived = exec_.ticket();
+    team(pass.units(), pass);
+    arena_.release(mark);
   }
 
   /// Counts and valid lengths of a domain without weights.
@@ -347,7 +370,7 @@ class device_run {
     pass.row_weight = ask.row_weight;
     pass.bad = take_bad(ask.domain);
     pass.arrived = exec_.ticket();
-    if (!arena_.dry()) exec_.launch_team(pass.units, pass);
+    team(pass.units, pass);
     arena_.release(mark);
     return pass.length;
   }
@@ -377,7 +400,7 @@ class device_run {
     pass.partial = allocate<double>(pass.units * pass.size);
     pass.bad = seen.bad;
     pass.arrived = exec_.ticket();
-    if (!arena_.dry()) exec_.launch_team(pass.units, pass);
+    team(pass.units, pass);
     arena_.release(mark);
   }
 
@@ -401,7 +424,7 @@ class device_run {
     if (seen_count_ == 8) [[unlikely]]
       detail::fail(function(), "run", "at most 8 domains");
     seen_domain& now = seen_[seen_count_++];
-    now = {domain, given ? domain.mask.data() : nullptr, nullptr};
+    now = {domain, given ? domain.mask.data() : nullptr, nullptr, nullptr};
     if (!rows_seen) {
       now.bad = refusal_count();
       refuse(now.bad, domain.kind == arrangement::lengths ? "layout: lengths"
@@ -411,14 +434,8 @@ class device_run {
                  : "offsets that begin with 0, do not decrease and end with the number of tokens");
     }
     if (mask_seen) return;
-    auto* const bad = allocate<double>(2);
-    const auto mark = arena_.mark();
-    const index n = domain.rows > 0 ? domain.rows : 1;
-    auto* const rows = allocate<double>(2 * n);
-    lanes(n, detail::examine_lanes<space>{domain, rows});
-    fold_to(detail::figure_row{2, 0}, rows, n, bad);
-    arena_.release(mark);
-    refuse(bad + 1, "mask", "weights of 0, or from 1e-30 to 1e30");
+    now.bad_weights = refusal_count();
+    refuse(now.bad_weights, "mask", "weights of 0, or from 1e-30 to 1e30");
   }
 
   /// The tree over n rows of figures, in rounds of 64, into `to`. Where only the device knows how
