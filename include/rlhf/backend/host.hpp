@@ -55,6 +55,20 @@ class host_run {
       for (index i = 0; i < n; ++i) f(i);
   }
 
+  /// A factor of all tokens, worked out once.
+  row_scale scale(const quotient& q) {
+    double* const to = allocate<double>(1);
+    if (!arena_.dry()) *to = q.value();
+    return {to, nullptr};
+  }
+  /// One number for all tokens.
+  template <class T>
+  token_input<T> constant(T x) {
+    T* const to = allocate<T>(1);
+    if (!arena_.dry()) *to = x;
+    return {to, 0, 0, 0, x};
+  }
+
   /// tokens, positions, sequences of a domain; row_weight[i], where wanted, is the sum of a row.
   void count(const token_domain<space>& domain, double* counts, double* row_weight = nullptr) {
     const detail::count_units units(domain, exec_.concurrency());
@@ -92,6 +106,14 @@ class host_run {
     constexpr bool figures = K::sums + K::ranges + K::observed > 0;  // else it only writes
     reduce_tokens(detail::work_of<math::native_lane<typename K::scalar_type>>(kernel, a), figures,
                   level, level + levels, sums);
+  }
+
+  /// ... and then after(0) ... after(n - 1), which read the sums.
+  template <class K, class After>
+  void map_reduce(const K& kernel, const token_arguments<K, space>& a, double* sums, index n,
+                  const After& after) {
+    map_reduce(kernel, a, sums);
+    for_each(n, after);
   }
 
   /// The same kernel with one set of sums for each row: to[i * K::sums + k]. Figures other than

@@ -389,21 +389,6 @@ struct pair_kernel {
   }
 };
 
-/// What one pass over pairs needs beside its tensors, in the executor's memory: the factors of the
-/// loss and of the gradient, and the numbers that stand for tensors left out.
-template <scalar T>
-struct pair_constants {
-  uniform_scale loss;
-  scale_by gradient;
-  T margin, target, upstream;
-  T* absent;  // three
-  RLHF_HOST_DEVICE void operator()(index i) const {
-    loss(i);
-    gradient(i);
-    absent[0] = margin, absent[1] = target, absent[2] = upstream;
-  }
-};
-
 }  // namespace detail
 
 /// The middle of a loss over pairs, for algorithms that bind their tensors themselves: weights,
@@ -415,7 +400,6 @@ const double* reduce_pairs(Run& run, const Term& term, const pair_arguments<T, S
                            const pair_config& config) {
   using K = detail::pair_kernel<T, Term>;
   double* const figures = run.template allocate<double>(token_counts::size + sums_of<K>::size);
-  double* const scale = run.template allocate<double>(2);
   run.count(pairs.domain, figures);
   detail::check_count(run, config.over.by(), figures);
   const token_input<T> observed[] = {pairs.chosen,       pairs.rejected, pairs.ref_chosen,
@@ -423,18 +407,11 @@ const double* reduce_pairs(Run& run, const Term& term, const pair_arguments<T, S
   const auto screened = screen_nonfinite<T>(run, pairs.domain, observed, config.nonfinite);
   const normaliser& by = config.over.by();
   const double* const counted = by.is_local() ? figures : nullptr;
-  T* const absent = run.template allocate<T>(3);
-  run.for_each(1, detail::pair_constants<T>{
-                      {by.value(), by.device(), counted, 1, 1, nullptr, scale},
-                      {scale, pairs.upstream_number, pairs.upstream_at, scale + 1},
-                      pairs.margin.absent,
-                      pairs.target.absent,
-                      pairs.upstream.absent,
-                      absent});
-  // One number for all pairs: the primitives then fill no more than they use.
-  const auto given = [&](const token_input<T>& x, const T* one) {
-    return x.data != nullptr ? x : token_input<T>{one, 0, 0, 0, T(0)};
+  // One number for all pairs: the host then fills no more than it uses.
+  const auto given = [&](const token_input<T>& x) {
+    return x.data != nullptr ? x : run.constant(x.absent);
   };
+  quotient share{.count = by.value(), .counted = counted != nullptr ? counted : by.device()};
 
   token_arguments<K, Space> a;
   a.domain = screened.domain;
@@ -444,14 +421,16 @@ const double* reduce_pairs(Run& run, const Term& term, const pair_arguments<T, S
     a.in[K::ref_chosen] = pairs.ref_chosen;
     a.in[K::ref_rejected] = pairs.ref_rejected;
   }
-  a.in[K::margin_in] = given(pairs.margin, absent);
-  if constexpr (K::with_target) a.in[K::target_in] = given(pairs.target, absent + 1);
-  a.in[K::upstream_in] = given(pairs.upstream, absent + 2);
+  a.in[K::margin_in] = given(pairs.margin);
+  if constexpr (K::with_target) a.in[K::target_in] = given(pairs.target);
+  a.in[K::upstream_in] = given(pairs.upstream);
   a.out[K::d_chosen] = pairs.d_chosen;
   a.out[K::d_rejected] = pairs.d_rejected;
   a.out[K::pair_loss] = pairs.pair_loss;
-  a.scale[K::loss].uniform = scale;
-  a.scale[K::gradient].uniform = scale + 1;
+  a.scale[K::loss] = run.scale(share);
+  share.upstream = pairs.upstream_number;
+  share.upstream_at = pairs.upstream_at;
+  a.scale[K::gradient] = run.scale(share);
   double* const sums = figures + token_counts::size;
   run.map_reduce(K{term}, a, sums);
   if (screened.dropped != nullptr)

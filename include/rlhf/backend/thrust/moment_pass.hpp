@@ -1,6 +1,6 @@
 #pragma once
 
-#include "rlhf/backend/thrust/token_pass.hpp"
+#include "rlhf/backend/thrust/last_block.hpp"
 #include "rlhf/primitive/moment_reduce.hpp"
 
 // moment_reduce on a device: 16 threads measure one flush, thread = virtual lane, with the
@@ -8,9 +8,86 @@
 
 namespace rlhf::inline RLHF_COMPUTE::detail {
 
+/// Where the work of a domain lies: groups of rows, cut into flushes of 64 steps, each of which has
+/// a slot. Slots follow from sizes and offsets alone, so no pass is needed to find them; some stay
+/// empty.
+template <class Space>
+struct moment_map {
+  token_domain<Space> domain;
+  index groups;
+  index slots;
+  const index* length;  // of each row: its last valid position + 1; null: what the layout says
+  const index* before;  // steps of the earlier rows of its group
+
+  static constexpr index tokens_per_flush = virtual_lanes * steps_per_flush;
+
+  static moment_map over(const token_domain<Space>& domain, const index* length) {
+    moment_map m{domain, (domain.rows + rows_per_group - 1) / rows_per_group, 0, length, nullptr};
+    const index tokens =
+        domain.kind == arrangement::packed ? domain.columns : domain.rows * domain.columns;
+    m.slots = (tokens + virtual_lanes * domain.rows) / tokens_per_flush + m.groups;
+    return m;
+  }
+  /// The most flushes one group may have.
+  index longest() const {
+    const index rows = rows_per_group < domain.rows ? rows_per_group : domain.rows;
+    const index tokens =
+        domain.kind == arrangement::packed ? domain.columns : rows * domain.columns;
+    const index n = (tokens + virtual_lanes * rows) / tokens_per_flush + 1;
+    return n < slots ? n : slots;
+  }
+
+  RLHF_HOST_DEVICE index length_of(index row) const {
+    return length != nullptr ? length[row] : domain.length(row);
+  }
+  RLHF_HOST_DEVICE index first_row(index g) const { return g * rows_per_group; }
+  RLHF_HOST_DEVICE index end_row(index g) const {
+    const index end = (g + 1) * rows_per_group;
+    return end < domain.rows ? end : domain.rows;
+  }
+  RLHF_HOST_DEVICE index first_slot(index g) const {
+    const index row = first_row(g) < domain.rows ? first_row(g) : domain.rows;
+    const index tokens =
+        domain.kind == arrangement::packed ? domain.begin(row) : row * domain.columns;
+    return (tokens + virtual_lanes * row) / tokens_per_flush + g;
+  }
+  RLHF_HOST_DEVICE index group_of(index slot) const {
+    index low = 0, high = groups;
+    while (high - low > 1) {
+      const index middle = low + (high - low) / 2;
+      if (first_slot(middle) <= slot)
+        low = middle;
+      else
+        high = middle;
+    }
+    return low;
+  }
+  RLHF_HOST_DEVICE index steps(index g) const {
+    const index last = end_row(g) - 1;
+    return before[last] + steps_in(length_of(last));
+  }
+  /// Never beyond the slots there are, whatever the offsets say.
+  RLHF_HOST_DEVICE index flushes(index g, index slot) const {
+    const index n = (steps(g) + steps_per_flush - 1) / steps_per_flush;
+    return n < slots - slot ? n : slots - slot;
+  }
+};
+
+template <class Space>
+struct steps_before {
+  moment_map<Space> map;
+  index* to;
+  RLHF_HOST_DEVICE void operator()(index i) const {
+    index steps = 0;
+    for (index k = i / rows_per_group * rows_per_group; k < i; ++k)
+      steps += steps_in(map.length_of(k));
+    to[i] = steps;
+  }
+};
+
 /// The row of group g that step `step` of the group belongs to.
 template <class Space>
-RLHF_HOST_DEVICE index row_of_step(const flush_map<Space>& map, index g, index step) {
+RLHF_HOST_DEVICE index row_of_step(const moment_map<Space>& map, index g, index step) {
   index low = map.first_row(g), high = map.end_row(g);
   while (high - low > 1) {
     const index middle = low + (high - low) / 2;
@@ -26,7 +103,7 @@ struct moment_pass {
   using M = series_moments<typename K::moments>;
   K kernel;
   token_arguments<K, Space> a;
-  flush_map<Space> map;
+  moment_map<Space> map;
   double* partial;  // per slot, as moments_of says
 
   /// What one lane adds to one series: even steps, odd steps.
@@ -63,7 +140,7 @@ struct moment_pass {
     const index end = map.end_row(g);
     const mask_view<Space>& mask = a.domain.mask;
     for (index i = row_of_step(map, g, first); i < end && map.before[i] < last; ++i) {
-      const index length = map.length[i], begin = a.domain.begin(i);
+      const index length = map.length_of(i), begin = a.domain.begin(i);
       index from = first - map.before[i], to = last - map.before[i];
       if (from < 0) from = 0;
       if (to > steps_in(length)) to = steps_in(length);
@@ -181,7 +258,7 @@ RLHF_HOST_DEVICE void fold_moments(int k, const double* x, index stride, index n
 /// One round of the tree over the flushes of each group, in place: `stride` flushes apart.
 template <class K, class Space>
 struct fold_moment_flushes {
-  flush_map<Space> map;
+  moment_map<Space> map;
   double* x;
   index stride;
   RLHF_HOST_DEVICE void operator()(index i) const {
@@ -196,6 +273,19 @@ struct fold_moment_flushes {
     const index left = (flushes - flush + stride - 1) / stride;
     fold_moments<K>(static_cast<int>(i % (K::size + 1)), x + slot * size, stride * size,
                     left < fold_width ? left : fold_width, x + slot * size);
+  }
+};
+
+/// y[g] = the moments of group g.
+template <class Space>
+struct gather_moment_groups {
+  moment_map<Space> map;
+  index size;
+  const double* x;
+  double* y;
+  RLHF_HOST_DEVICE void operator()(index i) const {
+    const index slot = map.first_slot(i / size);
+    y[i] = slot < map.slots ? x[slot * size + i % size] : 0;
   }
 };
 
