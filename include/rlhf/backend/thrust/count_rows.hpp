@@ -68,6 +68,7 @@ RLHF_HOST_DEVICE bool is_bad_row(const token_domain<Space>& domain, index i) {
 template <class Space>
 struct weigh_pass {
   static constexpr int threads = 128;
+  static constexpr unsigned least_blocks = 8;
   static constexpr int weight = 0, positions = 1, wrong = 2, size = 3;
 
   token_domain<Space> domain;
@@ -158,6 +159,7 @@ RLHF_HOST_DEVICE inline int count_bytes(std::uint64_t word) {
 template <class Space>
 struct count_pass {
   static constexpr int threads = 256;
+  static constexpr unsigned least_blocks = 4;
   static constexpr int readers = 16;
   static constexpr int at_once = threads / readers;
   static constexpr int positions = 0, sequences = 1, bad_rows = 2, size = 3;

@@ -246,6 +246,7 @@ template <class K>
 struct group_pass {
   using partial = typename K::partial;
   static constexpr int threads = static_cast<int>(groups_per_unit);
+  static constexpr unsigned least_blocks = 8;
   static constexpr int words = static_cast<int>(sizeof(partial) / sizeof(double));
   static_assert(sizeof(partial) % sizeof(double) == 0 && std::is_trivially_copyable_v<partial>);
 

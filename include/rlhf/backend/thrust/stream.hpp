@@ -55,7 +55,7 @@ namespace detail {
 inline constexpr unsigned threads_per_block = 256;
 
 template <class F>
-__global__ void __launch_bounds__(threads_per_block) run_each(index n, F f) {
+__global__ void __launch_bounds__(threads_per_block, 1) run_each(index n, F f) {
   const index stride = static_cast<index>(gridDim.x) * threads_per_block;
   for (index i = static_cast<index>(blockIdx.x) * threads_per_block + threadIdx.x; i < n;
        i += stride)
@@ -143,7 +143,7 @@ class half_warp {
 };
 
 template <class F>
-__global__ void __launch_bounds__(threads_per_block) run_lanes(index n, F f) {
+__global__ void __launch_bounds__(threads_per_block, 1) run_lanes(index n, F f) {
   constexpr index width = virtual_lanes;
   const index stride = static_cast<index>(gridDim.x) * (threads_per_block / width);
   const half_warp lanes;
@@ -196,14 +196,14 @@ class block_team {
   }
 };
 
-/// How many blocks of a team a processor is to hold, which bounds the registers of a thread; 0 where
-/// the compiler is to choose.
+/// How many blocks of a team a processor is to hold, which bounds the registers of a thread. Left to
+/// itself the compiler spills some for the sake of more blocks.
 template <class F>
 constexpr unsigned least_blocks() {
   if constexpr (requires { F::least_blocks; })
     return F::least_blocks;
   else
-    return 0;
+    return 1;
 }
 
 template <class F>

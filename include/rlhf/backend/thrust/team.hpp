@@ -5,6 +5,13 @@
 
 #include "rlhf/primitive/map_reduce.hpp"
 
+/// Before a loop over what a thread keeps in registers: an index known when compiled keeps it there.
+#if defined(__CUDA_ARCH__)
+#define RLHF_UNROLL _Pragma("unroll")
+#else
+#define RLHF_UNROLL
+#endif
+
 // A team is a block of threads that goes through a unit of work in phases. What it runs is
 //
 //     struct some_work {

@@ -138,11 +138,14 @@ struct token_pass {
 
  private:
   static RLHF_HOST_DEVICE void clear(kept& x) {
+    RLHF_UNROLL
     for (int k = 0; k < whole + 1; ++k) x.free[k] = T(0);
+    RLHF_UNROLL
     for (int k = 0; k < K::ranges; ++k) {
       x.free[whole + 1 + k] = static_cast<T>(__builtin_inf());
       x.free[whole + 1 + K::ranges + k] = static_cast<T>(-__builtin_inf());
     }
+    RLHF_UNROLL
     for (int c = 0; c < chains; ++c) x.sum[c] = T(0);
   }
 
@@ -198,15 +201,18 @@ struct token_pass {
       s.end[0][t] = steps_in(length);
       if (length < domain.slots(i)) s.gaps = true;
       if (nth == 0 && length > 0) team.next(s.sequences);
+      RLHF_UNROLL
       for (int k = 0; k < K::inputs; ++k) {
         const token_input<T>& x = a.in[k];
         s.in[k][t] = x.data == nullptr ? nullptr : x.data + (i * x.per_row + begin * x.per_begin);
       }
+      RLHF_UNROLL
       for (int k = 0; k < K::outputs; ++k) {
         const token_output<T>& y = a.out[k];
         s.out[k][t] = y.data == nullptr ? nullptr : y.data + (i * y.per_row + begin * y.per_begin);
       }
       s.mask[t] = domain.mask_offset(i);
+      RLHF_UNROLL
       for (int k = 0; k < K::scales; ++k) s.scale[k][t] = static_cast<T>(a.scale[k].at(i));
     });
     team.sync();
@@ -236,16 +242,20 @@ struct token_pass {
   };
 
   RLHF_HOST_DEVICE RLHF_INLINE void load(const shared& s, int row, index j, tokens& x) const {
+    RLHF_UNROLL
     for (int k = 0; k < K::inputs; ++k) {
       const T* const from = s.in[k][row];
       const index stride = a.in[k].stride;
       if (from == nullptr || stride == 0) {
         const T value = from == nullptr ? a.in[k].absent : *from;
+        RLHF_UNROLL
         for (int v = 0; v < neighbours; ++v) x.in[k][v] = value;
       } else if (stride == 1 && x.count == neighbours && on_16_bytes(from + j)) {
         const quad<T> q = load_16_bytes(from + j);
+        RLHF_UNROLL
         for (int v = 0; v < neighbours; ++v) x.in[k][v] = q.x[v];
       } else {
+        RLHF_UNROLL
         for (int v = 0; v < neighbours; ++v)
           x.in[k][v] = v < x.count ? from[(j + v) * stride] : T(0);
       }
@@ -262,12 +272,15 @@ struct token_pass {
           (reinterpret_cast<std::uintptr_t>(flags) % neighbours) == 0) {
         load_flags(flags, flag);
       } else {
+        RLHF_UNROLL
         for (int v = 0; v < neighbours; ++v)
           flag[v] = v < x.count ? flags[v * step] : std::uint8_t(0);
       }
+      RLHF_UNROLL
       for (int v = 0; v < neighbours; ++v)
         if (flag[v] == 0) x.counted &= ~(1u << v);
     } else if constexpr (may_weigh<K>()) {
+      RLHF_UNROLL
       for (int v = 0; v < neighbours; ++v) {
         x.weight[v] = v < x.count ? static_cast<T>(mask.at(at + v * step)) : T(0);
         if (!(x.weight[v] > T(0))) x.counted &= ~(1u << v);
@@ -286,6 +299,7 @@ struct token_pass {
       to[0] = two.x, to[1] = two.y;
     }
 #else
+    RLHF_UNROLL
     for (int v = 0; v < neighbours; ++v) to[v] = from[v];
 #endif
   }
@@ -297,11 +311,13 @@ struct token_pass {
     if (at == nullptr) return;
     const index stride = a.out[k].stride;
     if (a.out[k].accumulate) {
+      RLHF_UNROLL
       for (int v = 0; v < neighbours; ++v)
         if (x.counts(v)) at[(j + v) * stride] += value.x[v];
     } else if (stride == 1 && x.count == neighbours && on_16_bytes(at + j)) {
       store_16_bytes(at + j, value);
     } else {
+      RLHF_UNROLL
       for (int v = 0; v < neighbours; ++v)
         if (v < x.count) at[(j + v) * stride] = value.x[v];
     }
@@ -315,14 +331,17 @@ struct token_pass {
         may_weigh<K>() && (kind == mask_kind::weight32 || kind == mask_kind::weight64);
     quad<T> out[at_least_one(K::outputs)];
     quad<T> term[at_least_one(ordered)];
+    RLHF_UNROLL
     for (int v = 0; v < neighbours; ++v) {
       const bool counted = x.counts(v);
       [[maybe_unused]] V factor = math::constant<V>(1);
       if constexpr (may_weigh<K>())
         if (weighted) factor = math::constant<V>(x.weight[v]);
       token_lanes<V, K> t;
+      RLHF_UNROLL
       for (int k = 0; k < K::inputs; ++k)
         t.in[k] = math::constant<V>(counted ? x.in[k][v] : T(0));
+      RLHF_UNROLL
       for (int k = 0; k < K::scales; ++k) {
         t.scale[k] = math::constant<V>(s.scale[k][row]);
         if (weighted) t.scale[k] = t.scale[k] * factor;
@@ -335,6 +354,7 @@ struct token_pass {
       }
       kernel(t);
       int w = 0, o = 0;
+      RLHF_UNROLL
       for (int k = 0; k < K::sums; ++k) {
         if (counts_tokens<K>(k)) {
           mine.free[w] = mine.free[w] + (counted ? math::first(t.sum[k]) : T(0));
@@ -348,6 +368,7 @@ struct token_pass {
       }
       mine.free[w] = mine.free[w] + (odd ? T(1) : T(0));
       mine.free[whole] = mine.free[whole] + (counted ? T(1) : T(0));
+      RLHF_UNROLL
       for (int k = 0; k < K::ranges; ++k) {
         const T number = math::first(t.range[k]);
         T& low = mine.free[whole + 1 + k];
@@ -355,10 +376,13 @@ struct token_pass {
         low = counted && number < low ? number : low;
         high = counted && number > high ? number : high;
       }
+      RLHF_UNROLL
       for (int k = 0; k < K::outputs; ++k)
         out[k].x[v] = counted ? math::first(t.out[k]) + T(0) : T(0);  // never −0
     }
+    RLHF_UNROLL
     for (int k = 0; k < K::outputs; ++k) store(s, row, j, k, x, out[k]);
+    RLHF_UNROLL
     for (int o = 0; o < ordered; ++o) put(s.term[o] + slot, term[o]);
   }
 
@@ -399,12 +423,14 @@ struct token_pass {
         load(s, row, j, x);
         run(s, mine[t], row, slot, j, x);
       } else {
+        RLHF_UNROLL
         for (int o = 0; o < ordered; ++o) put(s.term[o] + slot, quad<T>{});
       }
     });
     team.sync();
     if constexpr (ordered > 0)
       team.each([&](int t) {
+        RLHF_UNROLL
         for (int c = 0; c < chains; ++c) {
           const int chain = t + c * threads;
           if (chain >= ordered * lanes) break;
@@ -432,6 +458,7 @@ struct token_pass {
   /// The lanes of a flush go to double.
   template <class Team, class Own>
   RLHF_HOST_DEVICE void finish_flush(const Team& team, shared& s, Own& mine, int flush) const {
+    RLHF_UNROLL
     for (int c = 0; c < chains; ++c)
       team.merge16(
           add(), [&](int t) { return static_cast<double>(mine[t].sum[c]); },
@@ -440,6 +467,7 @@ struct token_pass {
             if (o < ordered) s.flushed[flush][o] = sum;
           });
     team.each([&](int t) {
+      RLHF_UNROLL
       for (int c = 0; c < chains; ++c) mine[t].sum[c] = T(0);
     });
   }
@@ -447,14 +475,17 @@ struct token_pass {
   /// The figures of a unit, and its rank in its group.
   template <class Team, class Own>
   RLHF_HOST_DEVICE void finish_unit(const Team& team, shared& s, Own& mine, index unit) const {
+    RLHF_UNROLL
     for (int k = 0; k < whole + 1; ++k)
       team.merge16(
           add(), [&](int t) { return static_cast<double>(mine[t].free[k]); },
           [&](int t, double x) { s.part[k][t / lanes] = x; });
+    RLHF_UNROLL
     for (int k = whole + 1; k < whole + 1 + K::ranges; ++k)
       team.merge16(
           least(), [&](int t) { return static_cast<double>(mine[t].free[k]); },
           [&](int t, double x) { s.part[k][t / lanes] = x; });
+    RLHF_UNROLL
     for (int k = whole + 1 + K::ranges; k < unordered; ++k)
       team.merge16(
           largest(), [&](int t) { return static_cast<double>(mine[t].free[k]); },
@@ -469,14 +500,17 @@ struct token_pass {
       for (int k = 0; k < t && k < K::sums; ++k) ++(counts_tokens<K>(k) ? w : o);
       double x[fold_fan];
       if (t < K::sums && !counts_tokens<K>(t)) {
+        RLHF_UNROLL
         for (int f = 0; f < fold_fan; ++f) x[f] = f < map.flushes ? s.flushed[f][o] : 0;
       } else if (t == sequences || t == bad_rows) {
+        RLHF_UNROLL
         for (int f = 0; f < fold_fan; ++f) x[f] = 0;
         x[0] = t == sequences ? s.sequences : s.bad_rows;
       } else {
         // behind the sums come non-finite, positions, and, two rows further on, the ranges
         const int behind = t >= sums ? t - 2 : t;
         const int k = t < K::sums ? w : behind - K::sums + whole - 1;
+        RLHF_UNROLL
         for (int f = 0; f < fold_fan; ++f)
           x[f] = f < threads / lanes ? s.part[k][f] : row.none(t);
       }
@@ -544,6 +578,7 @@ struct token_pass {
             const int k = task % size;
             const index rank = team.fetch(to.rank + head);
             double x[fold_fan];
+            RLHF_UNROLL
             for (int i = 0; i < fold_fan; ++i) {
               const index unit = head + i * apart;
               const bool same = unit < map.units && team.fetch(to.rank + unit) == rank + i * apart;
@@ -574,6 +609,7 @@ struct token_pass {
           if (row >= s.rows) return;
           const index j = step % row_steps * lanes + slot % lanes;
           if (j + neighbours <= s.length[row] || j >= columns) return;
+          RLHF_UNROLL
           for (int k = 0; k < K::outputs; ++k) {
             T* const at = s.out[k][row];
             if (at == nullptr || a.out[k].accumulate) continue;
@@ -582,6 +618,7 @@ struct token_pass {
                 on_16_bytes(at + j)) {
               store_16_bytes(at + j, quad<T>{});
             } else {
+              RLHF_UNROLL
               for (int v = 0; v < neighbours; ++v)
                 if (j + v >= s.length[row] && j + v < columns) at[(j + v) * stride] = T(0);
             }
@@ -594,6 +631,7 @@ struct token_pass {
       if (last < from || last >= from + steps_per_flush) continue;
       const index slots = a.domain.slots(map.first_row(s.of_group) + row);
       team.each([&](int t) {
+        RLHF_UNROLL
         for (int k = 0; k < K::outputs; ++k) {
           T* const at = s.out[k][row];
           if (at == nullptr || a.out[k].accumulate) continue;
