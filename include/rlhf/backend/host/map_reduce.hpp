@@ -302,13 +302,7 @@ void reduce_groups(const token_work<typename K::scalar_type>& work, index group,
   alignas(64) T lanes[figures * static_cast<std::size_t>(virtual_lanes)];
   double level[figure_tree::levels * figures];
   const walk_memory<T> memory{in, out, in_buffer, out_buffer, filled, scale, lanes, level};
-  token_walk<T> walk(work, memory);
-  const index rows = work.domain->rows;
-  for (; group < group_end; ++group) {
-    const index end = (group + 1) * group_rows < rows ? (group + 1) * group_rows : rows;
-    walk.walk(group * group_rows, end, first, last, into.next());
-    into.push();
-  }
+  walk_groups(work, memory, group, group_end, first, last, group_rows, into);
 }
 
 template <class V, class K>
