@@ -495,7 +495,6 @@ bound_policy<T, Space> bind_policy(const char* function, const policy_batch<T, S
 /// left, and the factors of each term.
 template <scalar T, class Space>
 struct planned_policy {
-  double* row_weight = nullptr;
   screened_domain<Space> screened;
   loss_scales<T> policy, kl, entropy;
 };
@@ -507,8 +506,9 @@ RLHF_NOINLINE planned_policy<T, Space> plan_policy(Run& run, const bound_policy<
                                                    const upstream_scale<T, Space>& upstream,
                                                    double* counts) {
   planned_policy<T, Space> plan;
-  plan.row_weight = run.template allocate<double>(p.domain.rows);
-  run.count(p.domain, counts, plan.row_weight);
+  double* const row_weight =
+      allocate_row_weight(run, p.domain.rows, config.over, p.kl_over, p.entropy_over);
+  run.count(p.domain, counts, row_weight);
   check_count(run, config.over, counts);
   if (p.with_kl) check_count(run, p.kl_over, counts);
   if (config.entropy.coefficient.given()) check_count(run, p.entropy_over, counts);
@@ -516,7 +516,7 @@ RLHF_NOINLINE planned_policy<T, Space> plan_policy(Run& run, const bound_policy<
                                      p.weight,   p.ref,          p.entropy};
   plan.screened = screen_nonfinite<T>(run, p.domain, observed, config.nonfinite);
   const auto term = [&](const aggregation& over, const coefficient& factor) {
-    return plan_loss<T>(run, p.domain, over, counts, plan.row_weight, group_id, upstream, p.weight,
+    return plan_loss<T>(run, p.domain, over, counts, row_weight, group_id, upstream, p.weight,
                         factor);
   };
   plan.policy = term(config.over, 1);

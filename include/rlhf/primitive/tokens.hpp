@@ -153,11 +153,7 @@ class token_binder {
       const W* const row = weights + domain_.mask_offset(i);
       const index n = domain_.length(i);
       bool wrong = false;  // one look at the end, so that the loop has no branch
-      if (step == 1)
-        for (index j = 0; j < n; ++j) wrong |= !detail::is_weight(static_cast<double>(row[j]));
-      else
-        for (index j = 0; j < n; ++j)
-          wrong |= !detail::is_weight(static_cast<double>(row[j * step]));
+      for (index j = 0; j < n; ++j) wrong |= !detail::is_weight(static_cast<double>(row[j * step]));
       if (!wrong) [[likely]]
         continue;
       for (index j = 0; j < n; ++j) {

@@ -151,6 +151,15 @@ inline void check_aggregation(const char* function, const aggregation& over) {
             "a horizon that is finite and > 0", over.horizon());
 }
 
+/// Memory for the weight of each row where `over` needs it, else null: rows may be short and many.
+template <class Run, class... Aggregation>
+double* allocate_row_weight(Run& run, index rows, const Aggregation&... over) {
+  const bool needed = ((over.mode() == aggregation_mode::sequence_mean_token_mean ||
+                        over.mode() == aggregation_mode::group_mean_token_mean) ||
+                       ...);
+  return needed ? run.template allocate<double>(rows) : nullptr;
+}
+
 /// *to = 1: the factor of a term that has none.
 struct set_one {
   double* to;

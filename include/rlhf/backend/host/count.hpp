@@ -7,7 +7,7 @@
 namespace rlhf::inline RLHF_COMPUTE::detail {
 
 /// Bytes that are not 0.
-inline index count_flags(const std::uint8_t* flags, index n) {
+RLHF_NOINLINE inline index count_flags(const std::uint8_t* flags, index n) {
   typedef std::uint8_t sixteen __attribute__((vector_size(16)));
   index count = 0;
   index j = 0;
@@ -39,7 +39,7 @@ struct flags_seen {
 };
 
 /// Whether all, and whether some of n bytes are not 0, n a multiple of 16.
-inline flags_seen look_at_flags(const std::uint8_t* flags, index n) {
+RLHF_NOINLINE inline flags_seen look_at_flags(const std::uint8_t* flags, index n) {
   typedef std::uint8_t sixteen __attribute__((vector_size(16)));
   typedef std::uint64_t two __attribute__((vector_size(16)));
   sixteen any = {};
@@ -67,7 +67,7 @@ inline index last_flag(const std::uint8_t* flags, index n) {
 
 /// token_domain::valid_length, with the flags of a row read eight at a time.
 template <class Space>
-index last_counted(const token_domain<Space>& domain, index i) {
+RLHF_NOINLINE index last_counted(const token_domain<Space>& domain, index i) {
   if (domain.mask.kind() != mask_kind::flag || domain.mask_stride() != 1)
     return domain.valid_length(i);
   return last_flag(

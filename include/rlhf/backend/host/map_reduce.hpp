@@ -4,6 +4,13 @@
 
 #include "rlhf/backend/host/token_walk.hpp"
 
+// At -O2 g++ keeps a loop over the figures of a kernel, and with it their sums in memory.
+#if defined(__GNUC__) && !defined(__clang__) && !defined(__CUDACC__)
+#define RLHF_DETAIL_UNROLL _Pragma("GCC unroll 32")
+#else
+#define RLHF_DETAIL_UNROLL
+#endif
+
 namespace rlhf::inline RLHF_COMPUTE::detail {
 
 /// Two kernels may share the work of one call: one for no mask and flags, its twin for all masks as
@@ -118,7 +125,9 @@ struct kernel_sweep {
     const T* weights;
     RLHF_INLINE explicit local_tile(const token_tile<T>& tile)
         : flags(tile.flags), weights(tile.weights) {
+      RLHF_DETAIL_UNROLL
       for (int k = 0; k < K::inputs; ++k) in[k] = tile.in[k];
+      RLHF_DETAIL_UNROLL
       for (int k = 0; k < K::outputs; ++k) out[k] = tile.out[k];
     }
   };
@@ -167,10 +176,12 @@ struct kernel_sweep {
       weight = math::load<V>(tile.weights + at);
       ignored = !(weight > zero);
     }
+    RLHF_DETAIL_UNROLL
     for (int k = 0; k < K::inputs; ++k) {
       t.in[k] = math::load<V>(tile.in[k] + at);
       if constexpr (M != lanes_masked::no) t.in[k] = zero_where(ignored, t.in[k]);
     }
+    RLHF_DETAIL_UNROLL
     for (int k = 0; k < K::scales; ++k) {
       t.scale[k] = scale[k];
       if constexpr (M == lanes_masked::by_weights) t.scale[k] = scale[k] * weight;
@@ -186,14 +197,17 @@ struct kernel_sweep {
     const local_tile tile(shared_tile);
     const V zero = math::constant<V>(0);
     V scale[at_least_one(K::scales)];
+    RLHF_DETAIL_UNROLL
     for (int k = 0; k < K::scales; ++k) scale[k] = math::constant<V>(shared_tile.scale[k]);
     V sum[at_least_one(K::sums)];
     V low[at_least_one(K::ranges)];
     V high[at_least_one(K::ranges)];
     V odd = zero;  // NaN once an observed input is not finite
+    RLHF_DETAIL_UNROLL
     for (int k = 0; k < K::sums; ++k)
       if (fills(P, k)) sum[k] = math::load<V>(lanes + k * virtual_lanes);
     if constexpr (P != kernel_part::second)
+      RLHF_DETAIL_UNROLL
       for (int k = 0; k < K::ranges; ++k) {
         low[k] = math::load<V>(lanes + (low_at + k) * virtual_lanes);
         high[k] = math::load<V>(lanes + (high_at + k) * virtual_lanes);
@@ -203,17 +217,21 @@ struct kernel_sweep {
       const index at = begin + s * virtual_lanes;
       token_lanes<V, K> t;
       [[maybe_unused]] const mask_of<V> ignored = load<M>(t, tile, at, scale);
+      RLHF_DETAIL_UNROLL
       for (int k = 0; k < K::inputs; ++k)
         if (watches(P, k)) odd = math::fma(t.in[k], zero, odd);
       if constexpr (P == kernel_part::first) {
         kernel.first(t);
+        RLHF_DETAIL_UNROLL
         for (int k = 0; k < kept; ++k) math::store(hand_over[k] + s * width, t.kept[k]);
       } else if constexpr (P == kernel_part::second) {
+        RLHF_DETAIL_UNROLL
         for (int k = 0; k < kept; ++k) t.kept[k] = math::load<V>(hand_over[k] + s * width);
         kernel.second(t);
       } else {
         kernel(t);
       }
+      RLHF_DETAIL_UNROLL
       for (int k = 0; k < K::sums; ++k) {
         if (!fills(P, k)) continue;
         V term = t.sum[k];
@@ -225,6 +243,7 @@ struct kernel_sweep {
         sum[k] = sum[k] + term;
       }
       if constexpr (P != kernel_part::second)
+        RLHF_DETAIL_UNROLL
         for (int k = 0; k < K::ranges; ++k) {
           V x = t.range[k];
           if constexpr (M != lanes_masked::no) x = nan_where(ignored, x);
@@ -232,6 +251,7 @@ struct kernel_sweep {
           high[k] = (math::max)(high[k], x);
         }
       if constexpr (P != kernel_part::first)
+        RLHF_DETAIL_UNROLL
         for (int k = 0; k < K::outputs; ++k) {
           V value = t.out[k] + zero;  // never −0, so that masked and counted zeros agree
           if constexpr (M != lanes_masked::no)
@@ -240,9 +260,11 @@ struct kernel_sweep {
         }
     }
 
+    RLHF_DETAIL_UNROLL
     for (int k = 0; k < K::sums; ++k)
       if (fills(P, k)) math::store(lanes + k * virtual_lanes, sum[k]);
     if constexpr (P != kernel_part::second)
+      RLHF_DETAIL_UNROLL
       for (int k = 0; k < K::ranges; ++k) {
         math::store(lanes + (low_at + k) * virtual_lanes, low[k]);
         math::store(lanes + (high_at + k) * virtual_lanes, high[k]);
@@ -302,13 +324,7 @@ void reduce_groups(const token_work<typename K::scalar_type>& work, index group,
   alignas(64) T lanes[figures * static_cast<std::size_t>(virtual_lanes)];
   double level[figure_tree::levels * figures];
   const walk_memory<T> memory{in, out, in_buffer, out_buffer, filled, scale, lanes, level};
-  token_walk<T> walk(work, memory);
-  const index rows = work.domain->rows;
-  for (; group < group_end; ++group) {
-    const index end = (group + 1) * group_rows < rows ? (group + 1) * group_rows : rows;
-    walk.walk(group * group_rows, end, first, last, into.next());
-    into.push();
-  }
+  walk_groups(work, memory, group, group_end, first, last, group_rows, into);
 }
 
 template <class V, class K>
@@ -328,3 +344,5 @@ index group_steps(const token_domain<Space>& domain, index row, index row_end) {
 }
 
 }  // namespace rlhf::inline RLHF_COMPUTE::detail
+
+#undef RLHF_DETAIL_UNROLL

@@ -147,8 +147,22 @@ class token_walk {
   }
 
  private:
+  /// Where a piece begins in a tensor.
+  RLHF_NOINLINE index place(index per_row, index per_begin, index stride, const piece& p) const {
+    return p.run.row * per_row + domain_.begin(p.run.row) * per_begin + p.from * stride;
+  }
+  template <class X>
+  index place(const X& x, const piece& p) const {
+    return place(x.per_row, x.per_begin, x.stride, p);
+  }
+  index mask_place(const piece& p) const {
+    const bool packed = domain_.kind == arrangement::packed;
+    const index stride = domain_.mask.stride(0);
+    return place(packed ? 0 : stride, packed ? stride : 0, domain_.mask_stride(), p);
+  }
+
   /// Slots of a run in memory, masked ones included.
-  index slots(const row_run& run) const {
+  RLHF_NOINLINE index slots(const row_run& run) const {
     if (run.rows == 1) return domain_.slots(run.row);
     if (domain_.kind != arrangement::packed) return run.length;
     const index last = run.row + run.rows - 1;
@@ -157,7 +171,7 @@ class token_walk {
 
   /// Whether row i + 1 goes on in memory where row i ends, in every tensor, with no factor that
   /// changes from row to row.
-  bool rows_join() const {
+  RLHF_NOINLINE bool rows_join() const {
     const token_domain<host_space>& d = domain_;
     const bool packed = d.kind == arrangement::packed;
     if (row_scales_ || (!packed && (d.columns == 0 || d.columns % virtual_lanes != 0)))
@@ -180,7 +194,7 @@ class token_walk {
 
   /// Rows that join and take all the steps of their columns have the order of one long row; what
   /// lies behind the end of one is masked.
-  row_run next_run(index row, index row_end) const {
+  RLHF_NOINLINE row_run next_run(index row, index row_end) const {
     const token_domain<host_space>& d = domain_;
     if (!joins_) return {row, 1, last_counted(d, row), true};
     if (d.kind == arrangement::packed) {
@@ -211,7 +225,7 @@ class token_walk {
     return {row, end - row, (end - row) * d.columns, whole};
   }
 
-  void add(const row_run& run, index from, index to) {
+  RLHF_NOINLINE void add(const row_run& run, index from, index to) {
     const bool covered = slots(run) >= to * virtual_lanes;
     for (index s = from; s < to;) {
       const index space = lanes_.room() < tile_steps ? lanes_.room() : tile_steps;
@@ -233,14 +247,14 @@ class token_walk {
   }
 
   /// Whether one contiguous stretch of memory serves the whole tile.
-  bool direct(index stride) const {
+  RLHF_NOINLINE bool direct(index stride) const {
     const piece& p = pieces_[0];
     return stride == 1 && count_ == 1 &&
            (p.tokens == p.steps * virtual_lanes ||
             slots(p.run) >= p.from + p.steps * virtual_lanes);
   }
 
-  void load_input(int k) {
+  RLHF_NOINLINE void load_input(int k) {
     const token_input<T>& x = work_.in[k];
     T* const buffer = memory_.in_buffer + k * tile_tokens;
     memory_.in[k] = buffer;
@@ -252,8 +266,7 @@ class token_walk {
       return;
     }
     if (direct(x.stride)) {
-      const piece& p = pieces_[0];
-      memory_.in[k] = x.data + p.run.row * x.per_row + domain_.begin(p.run.row) * x.per_begin + p.from;
+      memory_.in[k] = x.data + place(x, pieces_[0]);
       return;
     }
     T* to = buffer;
@@ -262,7 +275,7 @@ class token_walk {
       if (count_ == 1 && p.run.rows == 1) {
         // One value for the tile: it stays until the row changes.
         if (filled == p.run.row) return;
-        const T value = x.data[p.run.row * x.per_row + domain_.begin(p.run.row) * x.per_begin];
+        const T value = x.data[place(x, p)];  // the stride is 0
         const index most = p.run.length < tile_tokens ? steps_of(p.run.length) * virtual_lanes
                                                       : tile_tokens;
         fill_tokens(buffer, 1, most, value);
@@ -275,16 +288,14 @@ class token_walk {
     }
     for (int c = 0; c < count_; ++c) {
       const piece& p = pieces_[c];
-      const T* const at =
-          x.data + p.run.row * x.per_row + domain_.begin(p.run.row) * x.per_begin + p.from * x.stride;
-      copy_tokens(to, 1, at, x.stride, p.tokens);
+      copy_tokens(to, 1, x.data + place(x, p), x.stride, p.tokens);
       fill_tokens(to + p.tokens, 1, p.steps * virtual_lanes - p.tokens, T(0));
       to += p.steps * virtual_lanes;
     }
   }
 
   /// One value per row.
-  T* spread(const token_input<T>& x, const piece& p, T* to) const {
+  RLHF_NOINLINE T* spread(const token_input<T>& x, const piece& p, T* to) const {
     const index all = p.steps * virtual_lanes;
     const index columns = p.run.rows > 1 ? domain_.columns : one_value;
     index row = p.run.row + p.from / columns;
@@ -298,7 +309,7 @@ class token_walk {
 
   /// Zeros in `to` where a row has ended.
   template <class X>
-  void clear_tails(const piece& p, X* to) const {
+  RLHF_NOINLINE void clear_tails(const piece& p, X* to) const {
     const index all = p.steps * virtual_lanes;
     if (p.tokens < all) fill_tokens(to + p.tokens, 1, all - p.tokens, X(0));
     if (p.run.whole || p.run.rows == 1) return;
@@ -312,7 +323,7 @@ class token_walk {
     }
   }
 
-  void load_mask() {
+  RLHF_NOINLINE void load_mask() {
     const mask_view<host_space>& mask = domain_.mask;
     const index step = domain_.mask_stride();
     const bool weighs = mask.kind() == mask_kind::weight32 || mask.kind() == mask_kind::weight64;
@@ -324,8 +335,7 @@ class token_walk {
       T* to = weight_;
       for (int c = 0; c < count_; ++c, to += pieces_[c - 1].steps * virtual_lanes) {
         const piece& p = pieces_[c];
-        const index at = domain_.mask_offset(p.run.row) + p.from * step;
-        load_weights(mask, at, step, p.tokens, to);
+        load_weights(mask, mask_place(p), step, p.tokens, to);
         clear_tails(p, to);
       }
       tile_.weights = weight_;
@@ -339,28 +349,24 @@ class token_walk {
     // Behind its last counted token a padded row has no flag that is set.
     if (mask.kind() == mask_kind::flag && direct(step) &&
         (!ends || domain_.kind == arrangement::padded)) {
-      const piece& p = pieces_[0];
-      tile_.flags = static_cast<const std::uint8_t*>(mask.data()) +
-                    domain_.mask_offset(p.run.row) + p.from;
+      tile_.flags = static_cast<const std::uint8_t*>(mask.data()) + mask_place(pieces_[0]);
       return;
     }
     std::uint8_t* to = flag_;
     for (int c = 0; c < count_; ++c) {
       const piece& p = pieces_[c];
-      if (mask.kind() == mask_kind::none) {
+      if (mask.kind() == mask_kind::none)
         fill_tokens(to, 1, p.tokens, std::uint8_t{1});
-      } else {
-        const auto* const flags = static_cast<const std::uint8_t*>(mask.data()) +
-                                  domain_.mask_offset(p.run.row) + p.from * step;
-        copy_tokens(to, 1, flags, step, p.tokens);
-      }
+      else
+        copy_tokens(to, 1, static_cast<const std::uint8_t*>(mask.data()) + mask_place(p), step,
+                    p.tokens);
       clear_tails(p, to);
       to += p.steps * virtual_lanes;
     }
     tile_.flags = flag_;
   }
 
-  static void load_weights(const mask_view<host_space>& mask, index at, index step, index n, T* to) {
+  RLHF_NOINLINE static void load_weights(const mask_view<host_space>& mask, index at, index step, index n, T* to) {
     switch (mask.kind()) {
       case mask_kind::none: return fill_tokens(to, 1, n, T(1));
       case mask_kind::flag: {
@@ -375,7 +381,7 @@ class token_walk {
     }
   }
 
-  void run_tile() {
+  RLHF_NOINLINE void run_tile() {
     if (count_ == 0) return;
     const index row = pieces_[0].run.row;
     if (scale_row_ < 0 || (row_scales_ && scale_row_ != row)) {
@@ -385,10 +391,8 @@ class token_walk {
     for (int k = 0; k < work_.inputs; ++k) load_input(k);
     for (int k = 0; k < work_.outputs; ++k) {
       const token_output<T>& y = work_.out[k];
-      const piece& p = pieces_[0];
       memory_.out[k] = y.data != nullptr && !y.accumulate && direct(y.stride)
-                           ? y.data + p.run.row * y.per_row +
-                                 domain_.begin(p.run.row) * y.per_begin + p.from
+                           ? y.data + place(y, pieces_[0])
                            : memory_.out_buffer + k * tile_tokens;
     }
     tile_.in = memory_.in;
@@ -408,7 +412,7 @@ class token_walk {
   }
 
   /// Blocks without a hole take the kernel without a mask, blocks of nothing are left out.
-  void sweep_blocks() {
+  RLHF_NOINLINE void sweep_blocks() {
     for (index from = 0; from < steps_;) {
       index to = from;
       lanes_masked how = lanes_masked::no;
@@ -434,14 +438,13 @@ class token_walk {
   }
 
   /// Brings a buffered output home.
-  void store(int k) {
+  RLHF_NOINLINE void store(int k) {
     const token_output<T>& y = work_.out[k];
     const T* from = memory_.out[k];
     index at = 0;
     for (int c = 0; c < count_; ++c) {
       const piece& p = pieces_[c];
-      T* const to =
-          y.data + p.run.row * y.per_row + domain_.begin(p.run.row) * y.per_begin + p.from * y.stride;
+      T* const to = y.data + place(y, p);
       const index left = slots(p.run) - p.from;
       const index n = left < p.steps * virtual_lanes ? left : p.steps * virtual_lanes;
       if (!y.accumulate)
@@ -458,17 +461,28 @@ class token_walk {
   }
 
   /// +0 behind the last token of a run, where an output is overwritten.
-  void pad(const row_run& run) {
+  RLHF_NOINLINE void pad(const row_run& run) {
     const index end = slots(run);
     if (run.length == end) return;
     for (int k = 0; k < work_.outputs; ++k) {
       const token_output<T>& y = work_.out[k];
       if (y.data == nullptr || y.accumulate) continue;
-      fill_tokens(y.data + run.row * y.per_row + domain_.begin(run.row) * y.per_begin +
-                      run.length * y.stride,
-                  y.stride, end - run.length, T(0));
+      fill_tokens(y.data + place(y, {run, run.length, 0, 0}), y.stride, end - run.length, T(0));
     }
   }
 };
+
+template <class T>
+RLHF_NOINLINE void walk_groups(const token_work<T>& work, const walk_memory<T>& memory, index group,
+                               index group_end, index first, index last, index group_rows,
+                               figure_tree& into) {
+  token_walk<T> walk(work, memory);
+  const index rows = work.domain->rows;
+  for (; group < group_end; ++group) {
+    const index end = (group + 1) * group_rows < rows ? (group + 1) * group_rows : rows;
+    walk.walk(group * group_rows, end, first, last, into.next());
+    into.push();
+  }
+}
 
 }  // namespace rlhf::inline RLHF_COMPUTE::detail
