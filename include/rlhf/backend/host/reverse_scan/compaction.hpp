@@ -33,7 +33,6 @@ struct flag_word {
     return static_cast<index>((tops() >> 7) * 0x0101010101010101ULL >> 56);
 #endif
   }
-  RLHF_INLINE bool all() const { return tops() == ~low7; }
   RLHF_INLINE bool none() const { return bytes == 0; }
   /// How many beyond the last one that is set; one is.
   RLHF_INLINE index none_at_end() const { return __builtin_clzll(bytes) / 8; }
@@ -178,14 +177,6 @@ inline index first_flag(const std::uint8_t* flags, index n) {
   while (j + 8 <= n && flag_word::at(flags + j).none()) j += 8;
   while (j < n && flags[j] == 0) ++j;
   return j;
-}
-/// Whether all of [0, n) are set.
-inline bool all_flags(const std::uint8_t* flags, index n) {
-  index j = 0;
-  while (j + 8 <= n && flag_word::at(flags + j).all()) j += 8;
-  if (j + 8 <= n) return false;
-  while (j < n && flags[j] != 0) ++j;
-  return j == n;
 }
 
 }  // namespace rlhf::inline RLHF_COMPUTE::detail
