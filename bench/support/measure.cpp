@@ -54,7 +54,8 @@ long repeats_of(const repeat& call) {
 double copy_seconds(clock_kind clock, double bytes) {
   static memory from, to;
   const auto half = static_cast<std::size_t>(bytes / 2);
-  if (from.size() < half) {
+  const bool wasteful = from.size() > std::size_t{1} << 30 && from.size() / 4 > half;
+  if (from.size() < half || wasteful) {
     from = memory(half);
     to = memory(half);
     std::memset(from.data(), 1, half);
