@@ -89,7 +89,7 @@ std::vector<line>& all_lines() {
 
 /// Families in alphabetical order, growth behind them; those whose name matches. A name here is what
 /// the table prints; Google Benchmark would match it with a suffix.
-void register_lines(const std::string& filter, bool only_list) {
+std::size_t register_lines(const std::string& filter, bool only_list) {
   const bool unwanted = !filter.empty() && filter[0] == '-';
   const std::regex wanted(unwanted ? filter.substr(1) : filter);
   auto& all = all_lines();
@@ -101,13 +101,16 @@ void register_lines(const std::string& filter, bool only_list) {
   std::stable_sort(all.begin(), all.end(),
                    [&](const line& a, const line& b) { return place(a) < place(b); });
   // A line times its own rounds, so one iteration is the whole of it.
+  std::size_t count = 0;
   for (const line& l : all) {
     if (!filter.empty() && std::regex_search(l.name, wanted) == unwanted) continue;
+    ++count;
     if (only_list)
       std::cout << l.name << "\n";
     else
       benchmark::RegisterBenchmark(l.name.c_str(), l.run)->Iterations(1)->UseManualTime();
   }
+  return count;
 }
 
 }  // namespace
@@ -162,18 +165,18 @@ int main(int argc, char** argv) try {
   if (benchmark::ReportUnrecognizedArguments(count, arguments.data())) return 1;
 
   if (!pool::available()) leave_out("lines on two threads", "built without oneTBB");
-  register_lines(filter, only_list);
+  if (register_lines(filter, only_list) == 0) {
+    std::cerr << "rlhf_bench: no line matches " << filter << "\n";
+    return 1;
+  }
   if (only_list) return 0;
   describe_machine();
   table on_screen(benchmark::ConsoleReporter::OO_Tabular);
   json to_file;
-  const std::size_t lines =
-      json_file.empty() ? benchmark::RunSpecifiedBenchmarks(&on_screen)
-                        : benchmark::RunSpecifiedBenchmarks(&on_screen, &to_file);
-  if (lines == 0) {
-    std::cerr << "rlhf_bench: no line matches " << filter << "\n";
-    return 1;
-  }
+  if (json_file.empty())
+    benchmark::RunSpecifiedBenchmarks(&on_screen);
+  else
+    benchmark::RunSpecifiedBenchmarks(&on_screen, &to_file);
   if (!s.dump.empty()) write_manifest();
   return 0;
 } catch (const std::exception& e) {
