@@ -7,8 +7,8 @@
 #include <ctime>
 #include <vector>
 
-#include "bench/support/settings.hpp"
 #include "bench/support/memory.hpp"
+#include "bench/support/settings.hpp"
 #include "rlhf/backend/host.hpp"
 #include "rlhf/math/exp.hpp"
 
@@ -151,14 +151,14 @@ pair_timing time_in_turns(const repeat& small, const repeat& large) {
   const long small_repeats = repeats_of(small), large_repeats = repeats_of(large);
   pair_timing best{1e30, 1e30};
   const double begin = now(clock_kind::wall);
-  for (int k = 0; k < least_rounds || (k < most_rounds && now(clock_kind::wall) - begin <
-                                                              3 * the_settings().seconds);
+  for (int k = 0; k < least_rounds ||
+                  (k < most_rounds && now(clock_kind::wall) - begin < 3 * the_settings().seconds);
        ++k) {
     const clock_kind clock = clock_kind::thread_cpu;
-    best.small = std::min(best.small, seconds_of(clock, small, small_repeats) /
-                                          static_cast<double>(small_repeats));
-    best.large = std::min(best.large, seconds_of(clock, large, large_repeats) /
-                                          static_cast<double>(large_repeats));
+    best.small = std::min(
+        best.small, seconds_of(clock, small, small_repeats) / static_cast<double>(small_repeats));
+    best.large = std::min(
+        best.large, seconds_of(clock, large, large_repeats) / static_cast<double>(large_repeats));
   }
   return best;
 }
