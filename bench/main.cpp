@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <fstream>
 #include <iostream>
+#include <regex>
 #include <set>
 #include <string>
 
@@ -86,8 +87,11 @@ std::vector<line>& all_lines() {
   return all;
 }
 
-/// Families in alphabetical order, growth behind them.
-void register_lines() {
+/// Families in alphabetical order, growth behind them; those whose name matches. A name here is what
+/// the table prints; Google Benchmark would match it with a suffix.
+std::size_t register_lines(const std::string& filter, bool only_list) {
+  const bool unwanted = !filter.empty() && filter[0] == '-';
+  const std::regex wanted(unwanted ? filter.substr(1) : filter);
   auto& all = all_lines();
   for (const add_lines& file : files()) file(chosen());
   const auto place = [](const line& l) {
@@ -97,8 +101,16 @@ void register_lines() {
   std::stable_sort(all.begin(), all.end(),
                    [&](const line& a, const line& b) { return place(a) < place(b); });
   // A line times its own rounds, so one iteration is the whole of it.
-  for (const line& l : all)
-    benchmark::RegisterBenchmark(l.name.c_str(), l.run)->Iterations(1)->UseManualTime();
+  std::size_t count = 0;
+  for (const line& l : all) {
+    if (!filter.empty() && std::regex_search(l.name, wanted) == unwanted) continue;
+    ++count;
+    if (only_list)
+      std::cout << l.name << "\n";
+    else
+      benchmark::RegisterBenchmark(l.name.c_str(), l.run)->Iterations(1)->UseManualTime();
+  }
+  return count;
 }
 
 }  // namespace
@@ -112,11 +124,12 @@ void add_line(const std::string& name, std::function<void(benchmark::State&)> ru
 int main(int argc, char** argv) try {
   using namespace rlhf_bench;
   settings& s = chosen();
-  std::string json_file;
+  std::string json_file, filter;
+  bool only_list = false;
   CLI::App app(
       "Measures every algorithm beside a copy of the same bytes in the same process.\n"
-      "Further options go to Google Benchmark: --benchmark_filter=REGEX, --benchmark_list_tests, "
-      "--benchmark_repetitions=N, ...");
+      "Further options go to Google Benchmark: --benchmark_repetitions=N, "
+      "--benchmark_context=KEY=VALUE, ...");
   app.allow_extras();
   app.add_flag("--quick", s.quick, "the sizes that have goals, and little time for each");
   auto* const seconds =
@@ -124,6 +137,8 @@ int main(int argc, char** argv) try {
           ->check(CLI::PositiveNumber);
   app.add_option("--json", json_file, "write the figures to this file");
   app.add_option("--dump", s.dump, "write inputs and outputs of every line to this folder");
+  app.add_option("--benchmark_filter", filter, "only lines that match; -REGEX: only the others");
+  app.add_flag("--benchmark_list_tests", only_list, "print the names of the lines and stop");
   CLI11_PARSE(app, argc, argv);
   if (s.quick && seconds->count() == 0) s.seconds = 0.08;
 
@@ -150,14 +165,18 @@ int main(int argc, char** argv) try {
   if (benchmark::ReportUnrecognizedArguments(count, arguments.data())) return 1;
 
   if (!pool::available()) leave_out("lines on two threads", "built without oneTBB");
-  register_lines();
+  if (register_lines(filter, only_list) == 0) {
+    std::cerr << "rlhf_bench: no line matches " << filter << "\n";
+    return 1;
+  }
+  if (only_list) return 0;
   describe_machine();
   table on_screen(benchmark::ConsoleReporter::OO_Tabular);
   json to_file;
-  const std::size_t lines =
-      json_file.empty() ? benchmark::RunSpecifiedBenchmarks(&on_screen)
-                        : benchmark::RunSpecifiedBenchmarks(&on_screen, &to_file);
-  if (lines == 0) return 1;
+  if (json_file.empty())
+    benchmark::RunSpecifiedBenchmarks(&on_screen);
+  else
+    benchmark::RunSpecifiedBenchmarks(&on_screen, &to_file);
   if (!s.dump.empty()) write_manifest();
   return 0;
 } catch (const std::exception& e) {

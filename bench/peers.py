@@ -65,7 +65,7 @@ def wanted(options):
     names = [n for n in names if re.search(options.filter, n)]
     if not names:
         sys.exit(f"peers: no line matches {options.filter}")
-    return "^(" + "|".join(names) + ")(/iterations:1/manual_time)?$"
+    return "^(" + "|".join(names) + ")$"
 
 
 def measure_ours(options, folder):

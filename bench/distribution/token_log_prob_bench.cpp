@@ -19,8 +19,12 @@ const registration forward = logit_lines(
 
 // Bytes: the logits read once.
 const registration with_entropy = logit_lines(
-    {.family = "distribution", .name = "token_log_prob_entropy", .reads = 1, .writes = 0,
-     .goal = 0.75, .growth = true},
+    {.family = "distribution",
+     .name = "token_log_prob_entropy",
+     .reads = 1,
+     .writes = 0,
+     .goal = 0.75,
+     .growth = true},
     []<class L>(logit_data<L>& d) {
       const auto log_prob = d.output("log_prob");
       const auto entropy = d.output("entropy");
@@ -34,7 +38,10 @@ const registration with_entropy = logit_lines(
 //
 // Bytes: the logits read by each call, the gradient written.
 const registration backward = logit_lines(
-    {.family = "distribution", .name = "token_log_prob_forward_backward", .reads = 2, .writes = 1,
+    {.family = "distribution",
+     .name = "token_log_prob_forward_backward",
+     .reads = 2,
+     .writes = 1,
      .goal = 1.0},
     []<class L>(logit_data<L>& d) {
       const auto slope = d.input("d_log_prob", -1, 1);
@@ -45,11 +52,9 @@ const registration backward = logit_lines(
       return [=, label = d.label](const auto& exec) {
         rlhf::token_log_prob<L>({.logits = in_place, .label = label},
                                 {.log_prob = log_prob, .entropy = entropy}, {}, exec);
-        return rlhf::token_log_prob_backward<L>({.logits = in_place,
-                                                 .label = label,
-                                                 .d_log_prob = slope,
-                                                 .d_entropy = entropy_slope},
-                                                {.d_logits = in_place}, {}, exec);
+        return rlhf::token_log_prob_backward<L>(
+            {.logits = in_place, .label = label, .d_log_prob = slope, .d_entropy = entropy_slope},
+            {.d_logits = in_place}, {}, exec);
       };
     });
 

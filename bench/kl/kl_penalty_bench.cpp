@@ -7,8 +7,8 @@ namespace {
 using namespace rlhf_bench;
 
 // Bytes: log_prob and ref_log_prob read: 8; reward written: 4. The score is one number per sequence.
-const registration lines = token_lines(
-    {.family = "kl", .name = "kl_penalty", .read = 8, .write = 4}, [](token_data& d) {
+const registration lines =
+    token_lines({.family = "kl", .name = "kl_penalty", .read = 8, .write = 4}, [](token_data& d) {
       const auto log_prob = d.input("log_prob", -3, 0);
       const auto ref_log_prob = d.input_near("ref_log_prob", log_prob, 0.5f);
       const auto score = d.row_input("score", -1, 1);

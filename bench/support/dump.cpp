@@ -34,8 +34,9 @@ void dump(const std::string& line, const tensors& of, bool has_loss, double loss
   for (const tensor& t : of.all()) {
     const std::string name = stem + "." + t.name;
     std::filesystem::create_directories(folder);
-    open(folder / name).write(reinterpret_cast<const char*>(t.bytes.data()),
-                              static_cast<std::streamsize>(t.bytes.size()));
+    open(folder / name)
+        .write(reinterpret_cast<const char*>(t.bytes.data()),
+               static_cast<std::streamsize>(t.bytes.size()));
     entry["tensors"].push_back({{"name", t.name},
                                 {"output", t.is_output},
                                 {"type", t.type},

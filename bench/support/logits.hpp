@@ -60,9 +60,9 @@ class logit_data {
 struct logit_operation {
   const char* family;
   const char* name;
-  double reads;      ///< of a logit
-  double writes;     ///< of a logit
-  double goal = 0;   ///< ns per logit in float on one thread
+  double reads;     ///< of a logit
+  double writes;    ///< of a logit
+  double goal = 0;  ///< ns per logit in float on one thread
   bool growth = false;
 };
 
@@ -98,8 +98,9 @@ registration logit_lines(const logit_operation& operation, const Make& make) {
     lines_in(s, rlhf::bfloat16());
     if (!operation.growth) return;
     const logit_case base{256, 65536};
-    for (const auto& [name, large] : {std::pair("rows/256x65536_to_512x65536", logit_case{512, 65536}),
-                                      {"classes/256x65536_to_256x131072", logit_case{256, 131072}}})
+    for (const auto& [name, large] :
+         {std::pair("rows/256x65536_to_512x65536", logit_case{512, 65536}),
+          {"classes/256x65536_to_256x131072", logit_case{256, 131072}}})
       add_line(std::string("growth/") + operation.name + "/" + name + "/1",
                [make, base, large = large](benchmark::State& state) {
                  logit_data<float> small_data(base), large_data(large);

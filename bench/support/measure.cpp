@@ -7,8 +7,8 @@
 #include <ctime>
 #include <vector>
 
-#include "bench/support/settings.hpp"
 #include "bench/support/memory.hpp"
+#include "bench/support/settings.hpp"
 #include "rlhf/backend/host.hpp"
 #include "rlhf/math/exp.hpp"
 
@@ -54,7 +54,8 @@ long repeats_of(const repeat& call) {
 double copy_seconds(clock_kind clock, double bytes) {
   static memory from, to;
   const auto half = static_cast<std::size_t>(bytes / 2);
-  if (from.size() < half) {
+  const bool wasteful = from.size() > std::size_t{1} << 30 && from.size() / 4 > half;
+  if (from.size() < half || wasteful) {
     from = memory(half);
     to = memory(half);
     std::memset(from.data(), 1, half);
@@ -150,14 +151,14 @@ pair_timing time_in_turns(const repeat& small, const repeat& large) {
   const long small_repeats = repeats_of(small), large_repeats = repeats_of(large);
   pair_timing best{1e30, 1e30};
   const double begin = now(clock_kind::wall);
-  for (int k = 0; k < least_rounds || (k < most_rounds && now(clock_kind::wall) - begin <
-                                                              3 * the_settings().seconds);
+  for (int k = 0; k < least_rounds ||
+                  (k < most_rounds && now(clock_kind::wall) - begin < 3 * the_settings().seconds);
        ++k) {
     const clock_kind clock = clock_kind::thread_cpu;
-    best.small = std::min(best.small, seconds_of(clock, small, small_repeats) /
-                                          static_cast<double>(small_repeats));
-    best.large = std::min(best.large, seconds_of(clock, large, large_repeats) /
-                                          static_cast<double>(large_repeats));
+    best.small = std::min(
+        best.small, seconds_of(clock, small, small_repeats) / static_cast<double>(small_repeats));
+    best.large = std::min(
+        best.large, seconds_of(clock, large, large_repeats) / static_cast<double>(large_repeats));
   }
   return best;
 }

@@ -34,9 +34,9 @@ using repeat = std::function<void(long times)>;
 struct work {
   const char* item = "token";
   double items = 0;
-  double bytes = 0;       ///< minimal reads and writes
-  double goal = 0;        ///< ns per item, 0: none
-  double goal_ratio = 0;  ///< 0: none
+  double bytes = 0;         ///< minimal reads and writes
+  double goal = 0;          ///< ns per item, 0: none
+  double goal_ratio = 0;    ///< 0: none
   double goal_speedup = 0;  ///< of several threads, where one needs more than 1.5 copies; 0: none
   bool exponentials = false;
   int threads = 1;

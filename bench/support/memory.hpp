@@ -18,7 +18,8 @@ class memory {
   memory() = default;
   explicit memory(std::size_t bytes)
       : size_(bytes),
-        data_(static_cast<std::byte*>(::operator new(bytes == 0 ? 1 : bytes, std::align_val_t(64)))) {
+        data_(
+            static_cast<std::byte*>(::operator new(bytes == 0 ? 1 : bytes, std::align_val_t(64)))) {
   }
   std::byte* data() const { return data_.get(); }
   std::size_t size() const { return size_; }

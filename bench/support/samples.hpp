@@ -49,8 +49,8 @@ struct sample_operation {
   const char* family;
   const char* name;
   const char* variant;
-  const char* item;             ///< "pair" or "sequence"
-  double bytes;                 ///< minimal reads and writes of one
+  const char* item;  ///< "pair" or "sequence"
+  double bytes;      ///< minimal reads and writes of one
   std::vector<index> sizes;
   target (*goal)(index samples) = [](index) { return target{}; };  ///< on one thread
 };

@@ -4,12 +4,18 @@ namespace rlhf_bench {
 
 const char* name_of(token_layout layout) {
   switch (layout) {
-    case token_layout::dense: return "dense";
-    case token_layout::lengths: return "lengths";
-    case token_layout::mask: return "mask";
-    case token_layout::padded: return "padded";
-    case token_layout::packed: return "packed";
-    case token_layout::column_major: return "column_major";
+    case token_layout::dense:
+      return "dense";
+    case token_layout::lengths:
+      return "lengths";
+    case token_layout::mask:
+      return "mask";
+    case token_layout::padded:
+      return "padded";
+    case token_layout::packed:
+      return "packed";
+    case token_layout::column_major:
+      return "column_major";
   }
   return "";
 }
@@ -35,7 +41,9 @@ token_data::token_data(const token_case& of) : of_(of) {
     return n < columns ? n : columns;
   };
   switch (of.layout) {
-    case token_layout::dense: tokens_ = rows * columns; break;
+    case token_layout::dense:
+      tokens_ = rows * columns;
+      break;
     case token_layout::mask: {
       auto* const flags = store.add<std::uint8_t>("mask", false, {rows, columns});
       for (index k = 0; k < rows * columns; ++k) {
@@ -69,17 +77,20 @@ token_data::token_data(const token_case& of) : of_(of) {
 }
 
 double token_data::slots() const {
-  return of_.layout == token_layout::packed ? tokens() : static_cast<double>(of_.rows * of_.columns);
+  return of_.layout == token_layout::packed ? tokens()
+                                            : static_cast<double>(of_.rows * of_.columns);
 }
 
 rlhf::view<float> token_data::add(const char* name, bool is_output) {
   const index rows = of_.rows, columns = of_.columns;
   switch (of_.layout) {
-    case token_layout::packed: return {store.add<float>(name, is_output, {tokens_}), tokens_};
+    case token_layout::packed:
+      return {store.add<float>(name, is_output, {tokens_}), tokens_};
     case token_layout::column_major:
       return {store.add<float>(name, is_output, {rows, columns}, {1, rows}),
               rlhf::shape(rows, columns), rlhf::shape(index{1}, rows)};
-    default: return {store.add<float>(name, is_output, {rows, columns}), rlhf::shape(rows, columns)};
+    default:
+      return {store.add<float>(name, is_output, {rows, columns}), rlhf::shape(rows, columns)};
   }
 }
 
@@ -91,8 +102,7 @@ rlhf::view<const float> token_data::input(const char* name, float low, float hig
 }
 
 rlhf::view<const float> token_data::input_near(const char* name,
-                                               const rlhf::view<const float>& other,
-                                               float spread) {
+                                               const rlhf::view<const float>& other, float spread) {
   const rlhf::view<float> v = add(name, false);
   const auto n = static_cast<index>(slots());
   for (index k = 0; k < n; ++k) v.data()[k] = other.data()[k] + store.random()(-spread, spread);
@@ -150,7 +160,9 @@ work work_of(const token_operation& operation, const token_case& of, const token
           .bytes = data.tokens() * operation.read + data.slots() * (operation.write + flags),
           .goal = goal.ns,
           .goal_ratio = goal.ratio,
-          .goal_speedup = of.rows == 1 ? 1.3 : of.rows * of.columns >= 1 << 20 ? 1.6 : 0,
+          .goal_speedup = of.rows == 1                      ? 1.3
+                          : of.rows * of.columns >= 1 << 20 ? 1.6
+                                                            : 0,
           .threads = of.threads};
 }
 

@@ -87,8 +87,8 @@ registration token_lines(const token_operation& operation, const Make& make) {
       add_line(name, [operation, make, c, name](benchmark::State& state) {
         token_data data(c);
         const auto call = make(data);  // fills the data, so that its bytes are known
-        run_line(state, name, data, [&](token_data&) { return call; },
-                 work_of(operation, c, data));
+        run_line(
+            state, name, data, [&](token_data&) { return call; }, work_of(operation, c, data));
       });
     }
     for (const growth_case& g : growth_cases(operation))
