@@ -582,9 +582,10 @@ void pass_policy(Run& run, const K& kernel, const token_arguments<K, Space>& a,
 /// (on the host a generic lambda will do). It returns the loss of one token, and dual numbers give
 /// its slope; or policy_terms<V>, with the slope written out. A lane may be a pack or a dual number:
 /// a number is math::constant<V>(2), a choice math::select(mask, a, b), a function one of rlhf::math.
-/// Masks, layouts, aggregation, the KL and
-/// entropy terms and the metrics are those of every policy loss. The config is policy_config, or
-/// one of your own that has its four members.
+/// A formula whose loss, slope and counts are 0 where every input is 0, and the ratio 1, may say
+/// `static constexpr bool silent = true`, which saves work under a mask of flags.
+/// Masks, layouts, aggregation, the KL and entropy terms and the metrics are those of every policy
+/// loss. The config is policy_config, or one of your own that has its four members.
 ///
 /// Shapes    log_prob, old_log_prob, ref_log_prob, entropy, mask, d_log_prob, d_entropy,
 ///           token_loss, ratio: [batch, time], padded or packed; advantage, coefficient, upstream:

@@ -70,9 +70,8 @@ template <class Space>
 RLHF_NOINLINE index last_counted(const token_domain<Space>& domain, index i) {
   if (domain.mask.kind() != mask_kind::flag || domain.mask_stride() != 1)
     return domain.valid_length(i);
-  return last_flag(
-      static_cast<const std::uint8_t*>(domain.mask.data()) + domain.mask_offset(i),
-      domain.length(i));
+  return last_flag(static_cast<const std::uint8_t*>(domain.mask.data()) + domain.mask_offset(i),
+                   domain.length(i));
 }
 
 /// What a row, or a part of a domain, has.
@@ -104,7 +103,9 @@ row_count count_span(const token_domain<Space>& domain, index i, index from, ind
   if (n > 0) {
     const index at = domain.mask_offset(i) + from * step;
     switch (mask.kind()) {
-      case mask_kind::none: r.positions = r.weight = static_cast<double>(n); break;
+      case mask_kind::none:
+        r.positions = r.weight = static_cast<double>(n);
+        break;
       case mask_kind::flag: {
         const auto* const flags = static_cast<const std::uint8_t*>(mask.data()) + at;
         index count = 0;
@@ -115,8 +116,12 @@ row_count count_span(const token_domain<Space>& domain, index i, index from, ind
         r.positions = r.weight = static_cast<double>(count);
         break;
       }
-      case mask_kind::weight32: sum(static_cast<const float*>(mask.data()) + at); break;
-      case mask_kind::weight64: sum(static_cast<const double*>(mask.data()) + at); break;
+      case mask_kind::weight32:
+        sum(static_cast<const float*>(mask.data()) + at);
+        break;
+      case mask_kind::weight64:
+        sum(static_cast<const double*>(mask.data()) + at);
+        break;
     }
   }
   r.sequences = r.positions > 0 ? 1 : 0;

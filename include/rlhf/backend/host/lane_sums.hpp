@@ -83,8 +83,7 @@ class figure_tree {
  public:
   static constexpr std::size_t levels = 40;
 
-  figure_tree(double* level, int sums, int ranges)
-      : level_(level), sums_(sums), ranges_(ranges) {}
+  figure_tree(double* level, int sums, int ranges) : level_(level), sums_(sums), ranges_(ranges) {}
 
   int size() const { return sums_ + 2 * ranges_; }
   void clear() { count_ = 0; }

@@ -99,7 +99,7 @@ struct kernel_sweep {
   static constexpr int high_at = K::sums + 1 + K::ranges;
   static constexpr int kept = kept_lanes<K>();
   static constexpr int rare_sum = rare_sum_of<K>();
-  using kept_tile = T[at_least_one(kept)][static_cast<std::size_t>(tile_steps * width)];
+  using kept_tile = T[at_least_one(kept)][static_cast<std::size_t>(tile_steps<T> * width)];
 
   static constexpr bool fills(kernel_part part, int k) {
     if (k == rare_sum) return false;
@@ -206,12 +206,13 @@ struct kernel_sweep {
     RLHF_DETAIL_UNROLL
     for (int k = 0; k < K::sums; ++k)
       if (fills(P, k)) sum[k] = math::load<V>(lanes + k * virtual_lanes);
-    if constexpr (P != kernel_part::second)
+    if constexpr (P != kernel_part::second) {
       RLHF_DETAIL_UNROLL
       for (int k = 0; k < K::ranges; ++k) {
         low[k] = math::load<V>(lanes + (low_at + k) * virtual_lanes);
         high[k] = math::load<V>(lanes + (high_at + k) * virtual_lanes);
       }
+    }
 
     for (index s = 0; s < steps; ++s) {
       const index at = begin + s * virtual_lanes;
@@ -242,7 +243,7 @@ struct kernel_sweep {
           if (!is_silent<K>(k)) term = zero_where(ignored, term);
         sum[k] = sum[k] + term;
       }
-      if constexpr (P != kernel_part::second)
+      if constexpr (P != kernel_part::second) {
         RLHF_DETAIL_UNROLL
         for (int k = 0; k < K::ranges; ++k) {
           V x = t.range[k];
@@ -250,7 +251,8 @@ struct kernel_sweep {
           low[k] = (math::min)(low[k], x);  // a NaN in x leaves the end as it is
           high[k] = (math::max)(high[k], x);
         }
-      if constexpr (P != kernel_part::first)
+      }
+      if constexpr (P != kernel_part::first) {
         RLHF_DETAIL_UNROLL
         for (int k = 0; k < K::outputs; ++k) {
           V value = t.out[k] + zero;  // never −0, so that masked and counted zeros agree
@@ -258,17 +260,19 @@ struct kernel_sweep {
             if (!has_silent_outputs<K>()) value = zero_where(ignored, value);
           math::store(tile.out[k] + at, value);
         }
+      }
     }
 
     RLHF_DETAIL_UNROLL
     for (int k = 0; k < K::sums; ++k)
       if (fills(P, k)) math::store(lanes + k * virtual_lanes, sum[k]);
-    if constexpr (P != kernel_part::second)
+    if constexpr (P != kernel_part::second) {
       RLHF_DETAIL_UNROLL
       for (int k = 0; k < K::ranges; ++k) {
         math::store(lanes + (low_at + k) * virtual_lanes, low[k]);
         math::store(lanes + (high_at + k) * virtual_lanes, high[k]);
       }
+    }
     bool found = math::any(math::is_nan(odd));
     if constexpr (rare_sum >= 0 && P != kernel_part::second)
       found = found || math::any(K::is_extreme(low, high));
@@ -276,8 +280,8 @@ struct kernel_sweep {
   }
 
   /// Counts what most tiles have none of: tokens that are not finite, and the rare sum.
-  RLHF_NOINLINE static void recount(const K& kernel, const token_tile<T>& tile,
-                                    lanes_masked masked, index from, index steps, T* lanes) {
+  RLHF_NOINLINE static void recount(const K& kernel, const token_tile<T>& tile, lanes_masked masked,
+                                    index from, index steps, T* lanes) {
     const V zero = math::constant<V>(0);
     const V one = math::constant<V>(1);
     for (int p = 0; p < packs; ++p)
@@ -317,8 +321,8 @@ void reduce_groups(const token_work<typename K::scalar_type>& work, index group,
   constexpr auto figures = static_cast<std::size_t>(sums_of<K>::size);
   const T* in[at_least_one(K::inputs)];
   T* out[at_least_one(K::outputs)];
-  alignas(64) T in_buffer[at_least_one(K::inputs) * static_cast<std::size_t>(tile_tokens)];
-  alignas(64) T out_buffer[at_least_one(K::outputs) * static_cast<std::size_t>(tile_tokens)];
+  alignas(64) T in_buffer[at_least_one(K::inputs) * static_cast<std::size_t>(tile_tokens<T>)];
+  alignas(64) T out_buffer[at_least_one(K::outputs) * static_cast<std::size_t>(tile_tokens<T>)];
   index filled[at_least_one(K::inputs)];
   T scale[at_least_one(K::scales)];
   alignas(64) T lanes[figures * static_cast<std::size_t>(virtual_lanes)];
@@ -330,9 +334,20 @@ void reduce_groups(const token_work<typename K::scalar_type>& work, index group,
 template <class V, class K>
 token_work<typename K::scalar_type> work_of(const K& kernel,
                                             const token_arguments<K, host_space>& a) {
-  return {&kernel,   &reduce_groups<V, K>, &kernel_sweep<V, K>::run, K::inputs,
-          K::outputs, K::sums,             K::ranges,                K::scales,
-          takes_flags<K>(), takes_weights<K>(), &a.domain, a.in, a.out, a.scale};
+  return {&kernel,
+          &reduce_groups<V, K>,
+          &kernel_sweep<V, K>::run,
+          K::inputs,
+          K::outputs,
+          K::sums,
+          K::ranges,
+          K::scales,
+          takes_flags<K>(),
+          takes_weights<K>(),
+          &a.domain,
+          a.in,
+          a.out,
+          a.scale};
 }
 
 /// Steps of a group, for cutting it into units.

@@ -37,20 +37,23 @@ struct token_work {
   const row_scale* scale;
 };
 
-inline constexpr index tile_steps = 64;
-inline constexpr index tile_tokens = tile_steps * virtual_lanes;
+/// As many steps as a flush has of floats: the inputs of most kernels then fit the nearest cache.
+template <class T>
+inline constexpr index tile_steps = 256 / static_cast<index>(sizeof(T));
+template <class T>
+inline constexpr index tile_tokens = tile_steps<T>* virtual_lanes;
 
 /// Memory of a walk, owned by its caller, who knows how much a kernel needs.
 template <class T>
 struct walk_memory {
-  const T** in;       // inputs
-  T** out;            // outputs
-  T* in_buffer;       // inputs · tile_tokens
-  T* out_buffer;      // outputs · tile_tokens
-  index* filled;      // inputs
-  T* scale;           // scales
-  T* lanes;           // 16 · figures
-  double* level;      // figure_tree::levels · figures
+  const T** in;   // inputs
+  T** out;        // outputs
+  T* in_buffer;   // inputs · tile_tokens
+  T* out_buffer;  // outputs · tile_tokens
+  index* filled;  // inputs
+  T* scale;       // scales
+  T* lanes;       // 16 · figures
+  double* level;  // figure_tree::levels · figures
 };
 
 inline index steps_of(index length) {
@@ -87,19 +90,19 @@ class token_walk {
   /// Steps of a run that lie in the tile.
   struct piece {
     row_run run;
-    index from;    // first token
+    index from;  // first token
     index steps;
     index tokens;  // <= 16 · steps
   };
-  static constexpr index few_steps = 8;        // up to here a copy costs less than a tile of its own
-  static constexpr index block = 8;            // steps that are masked alike
+  static constexpr index few_steps = 8;  // up to here a copy costs less than a tile of its own
+  static constexpr index block = 8;      // steps that are masked alike
   static constexpr index one_value = index{1} << 62;
 
   const token_work<T>& work_;
   const token_domain<host_space>& domain_;
   const walk_memory<T>& memory_;
   lane_sums<T> lanes_;
-  piece pieces_[tile_steps];
+  piece pieces_[tile_steps<T>];
   int count_ = 0;
   index steps_ = 0;
   index scale_row_ = -1;
@@ -107,8 +110,8 @@ class token_walk {
   bool joins_ = false;
   token_tile<T> tile_;
   lanes_masked masked_ = lanes_masked::no;
-  alignas(64) T weight_[tile_tokens];
-  alignas(64) std::uint8_t flag_[tile_tokens];
+  alignas(64) T weight_[tile_tokens<T>];
+  alignas(64) std::uint8_t flag_[tile_tokens<T>];
 
  public:
   token_walk(const token_work<T>& work, const walk_memory<T>& memory)
@@ -201,8 +204,8 @@ class token_walk {
       // A row that fills its steps has the next one behind it.
       index length = last_counted(d, row);
       index end = row + 1;
-      for (index last = length; last > 0 && last % virtual_lanes == 0 && last == d.length(end - 1) &&
-                                end < row_end;
+      for (index last = length;
+           last > 0 && last % virtual_lanes == 0 && last == d.length(end - 1) && end < row_end;
            ++end) {
         last = last_counted(d, end);
         if (last == 0) break;
@@ -228,7 +231,7 @@ class token_walk {
   RLHF_NOINLINE void add(const row_run& run, index from, index to) {
     const bool covered = slots(run) >= to * virtual_lanes;
     for (index s = from; s < to;) {
-      const index space = lanes_.room() < tile_steps ? lanes_.room() : tile_steps;
+      const index space = lanes_.room() < tile_steps<T> ? lanes_.room() : tile_steps<T>;
       index n = to - s;
       if (count_ > 0 && (n > few_steps || steps_ + n > space || row_scales_)) {
         run_tile();
@@ -256,12 +259,12 @@ class token_walk {
 
   RLHF_NOINLINE void load_input(int k) {
     const token_input<T>& x = work_.in[k];
-    T* const buffer = memory_.in_buffer + k * tile_tokens;
+    T* const buffer = memory_.in_buffer + k * tile_tokens<T>;
     memory_.in[k] = buffer;
     index& filled = memory_.filled[k];
     if (x.data == nullptr) {
       if (filled == one_value) return;
-      fill_tokens(buffer, 1, tile_tokens, x.absent);
+      fill_tokens(buffer, 1, tile_tokens<T>, x.absent);
       filled = one_value;
       return;
     }
@@ -276,8 +279,8 @@ class token_walk {
         // One value for the tile: it stays until the row changes.
         if (filled == p.run.row) return;
         const T value = x.data[place(x, p)];  // the stride is 0
-        const index most = p.run.length < tile_tokens ? steps_of(p.run.length) * virtual_lanes
-                                                      : tile_tokens;
+        const index most =
+            p.run.length < tile_tokens<T> ? steps_of(p.run.length) * virtual_lanes : tile_tokens<T>;
         fill_tokens(buffer, 1, most, value);
         filled = p.run.row;
         return;
@@ -366,9 +369,11 @@ class token_walk {
     tile_.flags = flag_;
   }
 
-  RLHF_NOINLINE static void load_weights(const mask_view<host_space>& mask, index at, index step, index n, T* to) {
+  RLHF_NOINLINE static void load_weights(const mask_view<host_space>& mask, index at, index step,
+                                         index n, T* to) {
     switch (mask.kind()) {
-      case mask_kind::none: return fill_tokens(to, 1, n, T(1));
+      case mask_kind::none:
+        return fill_tokens(to, 1, n, T(1));
       case mask_kind::flag: {
         const auto* const from = static_cast<const std::uint8_t*>(mask.data()) + at;
         for (index j = 0; j < n; ++j) to[j] = from[j * step] != 0 ? T(1) : T(0);
@@ -385,7 +390,8 @@ class token_walk {
     if (count_ == 0) return;
     const index row = pieces_[0].run.row;
     if (scale_row_ < 0 || (row_scales_ && scale_row_ != row)) {
-      for (int k = 0; k < work_.scales; ++k) memory_.scale[k] = static_cast<T>(work_.scale[k].at(row));
+      for (int k = 0; k < work_.scales; ++k)
+        memory_.scale[k] = static_cast<T>(work_.scale[k].at(row));
       scale_row_ = row;
     }
     for (int k = 0; k < work_.inputs; ++k) load_input(k);
@@ -393,7 +399,7 @@ class token_walk {
       const token_output<T>& y = work_.out[k];
       memory_.out[k] = y.data != nullptr && !y.accumulate && direct(y.stride)
                            ? y.data + place(y, pieces_[0])
-                           : memory_.out_buffer + k * tile_tokens;
+                           : memory_.out_buffer + k * tile_tokens<T>;
     }
     tile_.in = memory_.in;
     tile_.out = memory_.out;
@@ -404,7 +410,7 @@ class token_walk {
     else
       work_.sweep(work_.kernel, tile_, masked_, 0, steps_, lanes_.lanes());
     for (int k = 0; k < work_.outputs; ++k)
-      if (work_.out[k].data != nullptr && memory_.out[k] == memory_.out_buffer + k * tile_tokens)
+      if (work_.out[k].data != nullptr && memory_.out[k] == memory_.out_buffer + k * tile_tokens<T>)
         store(k);
     lanes_.advance(steps_);
     count_ = 0;
@@ -451,9 +457,9 @@ class token_walk {
         copy_tokens(to, y.stride, from, 1, n);
       else
         for (index j = 0; j < p.tokens; ++j)
-          if (masked_ == lanes_masked::no || (masked_ == lanes_masked::by_flags
-                                                  ? tile_.flags[at + j] != 0
-                                                  : tile_.weights[at + j] > T(0)))
+          if (masked_ == lanes_masked::no ||
+              (masked_ == lanes_masked::by_flags ? tile_.flags[at + j] != 0
+                                                 : tile_.weights[at + j] > T(0)))
             to[j * y.stride] += from[j];
       from += p.steps * virtual_lanes;
       at += p.steps * virtual_lanes;
