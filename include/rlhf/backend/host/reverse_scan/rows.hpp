@@ -35,6 +35,10 @@ struct row_positions {
   }
 };
 
+/// The moments of up to 64 segments.
+template <int N>
+using group_tree = binary_tree<scan_sums<N>>;
+
 /// The rows of one call, in segments. Rows of one tile are scanned several at a time, because a call
 /// of the scan costs more than a short row.
 template <class V, class K, class Space>
@@ -66,7 +70,7 @@ class row_scan {
     bool dense;
   };
 
-  binary_tree<scan_sums<K::outputs>> pieces_;
+  binary_tree<scan_sums<K::outputs>> pieces_;  // of the segment, once it is cut
   bool cut_ = false;
   index positions_ = 0;  // valid tokens of the piece
 
@@ -102,7 +106,6 @@ class row_scan {
   /// Rows from `first` on; `last` becomes one past the segment's end.
   RLHF_NOINLINE scan_sums<K::outputs> segment(index first, index& last) {
     scan_.begin_segment();
-    pieces_ = {};
     cut_ = false;
     positions_ = 0;
     last = first;
@@ -110,8 +113,11 @@ class row_scan {
     while (last < a_.domain.rows && last % moment_group_rows != 0 &&
            positions_ < moment_segment_tokens && !cut_);
     finish_parts();
-    pieces_.push(scan_.end_segment(positions_));
-    auto sums = pieces_.finish();
+    auto sums = scan_.end_segment(positions_);
+    if (cut_) {
+      pieces_.push(sums);
+      sums = pieces_.finish();
+    }
     count_nonfinite(sums, first, last);
     return sums;
   }
@@ -120,7 +126,7 @@ class row_scan {
   RLHF_NOINLINE scan_sums<K::outputs> group(index first) {
     const index left = a_.domain.rows - first;
     const index last = first + (left < moment_group_rows ? left : moment_group_rows);
-    binary_tree<scan_sums<K::outputs>> tree;
+    group_tree<K::outputs> tree;
     while (first < last) tree.push(segment(first, first));
     return tree.finish();
   }
@@ -289,6 +295,7 @@ class row_scan {
         end = next;
       }
       if (++tiles % moment_piece_tiles == 0 && end > 0) {
+        if (!cut_) pieces_ = {};
         pieces_.push(scan_.end_piece(positions_));
         positions_ = 0;
         cut_ = true;
