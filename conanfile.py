@@ -2,9 +2,9 @@ import os
 import re
 
 from conan import ConanFile
+from conan.errors import ConanInvalidConfiguration
 from conan.tools.build import check_min_cppstd
-from conan.tools.cmake import CMake, CMakeToolchain, cmake_layout
-from conan.tools.files import copy, load, rmdir
+from conan.tools.files import copy, load
 
 required_conan_version = ">=2.0"
 
@@ -16,23 +16,26 @@ class Rlhf(ConanFile):
     topics = ("rlhf", "reinforcement-learning", "ppo", "dpo", "header-only")
     package_type = "header-library"
     settings = "os", "arch", "compiler", "build_type"
-    # A component whose option is off is not offered: its dependency would be missing.
+    # A component whose option is off is not offered: what it needs would be missing.
     options = {
         "with_eigen": [True, False],
         "with_xtensor": [True, False],
         "with_tbb": [True, False],
+        "with_openmp": [True, False],
     }
-    default_options = {"with_eigen": False, "with_xtensor": False, "with_tbb": False}
-    exports_sources = "CMakeLists.txt", "LICENSE", "cmake/*", "include/*"
+    default_options = {
+        "with_eigen": False,
+        "with_xtensor": False,
+        "with_tbb": False,
+        "with_openmp": False,
+    }
+    exports_sources = "LICENSE", "include/*"
     no_copy_source = True
 
     def set_version(self):
         text = load(self, os.path.join(self.recipe_folder, "include", "rlhf", "version.hpp"))
         parts = re.findall(r"#define RLHF_VERSION_(?:MAJOR|MINOR|PATCH) (\d+)", text)
         self.version = ".".join(parts)
-
-    def layout(self):
-        cmake_layout(self)
 
     def requirements(self):
         if self.options.with_eigen:
@@ -47,24 +50,20 @@ class Rlhf(ConanFile):
 
     def validate(self):
         check_min_cppstd(self, 20)
+        if self.options.with_openmp and self._openmp_flag() is None:
+            raise ConanInvalidConfiguration(
+                f"with_openmp knows gcc, clang and msvc, not {self.settings.compiler}"
+            )
 
-    def generate(self):
-        toolchain = CMakeToolchain(self)
-        for part in ("TESTS", "BENCH", "EXAMPLES"):
-            toolchain.cache_variables[f"RLHF_BUILD_{part}"] = False
-        toolchain.cache_variables["RLHF_INSTALL"] = True
-        toolchain.generate()
-
-    def build(self):
-        CMake(self).configure()
-
+    # Headers are all there is: no CMake, no compiler. Conan writes the CMake and pkg-config files.
     def package(self):
-        CMake(self).install()
-        rmdir(self, os.path.join(self.package_folder, "share"))  # Conan writes its own config
         copy(self, "LICENSE", self.source_folder, os.path.join(self.package_folder, "licenses"))
+        copy(self, "*.hpp", os.path.join(self.source_folder, "include"),
+             os.path.join(self.package_folder, "include"))
 
     def package_info(self):
         self.cpp_info.set_property("cmake_file_name", "rlhf")
+        self.cpp_info.set_property("cmake_config_version_compat", "SameMinorVersion")
         self.cpp_info.set_property("pkg_config_name", "rlhf")
         self._component("rlhf", [])
         if self.options.with_eigen:
@@ -72,9 +71,20 @@ class Rlhf(ConanFile):
         if self.options.with_xtensor:
             self._component("xtensor", ["rlhf", "xtensor::xtensor"])
         if self.options.with_tbb:
-            self._component("tbb", ["rlhf", "onetbb::onetbb"])
-        self._component("thrust", ["rlhf"])  # the CUDA toolkit is the user's
-        self._component("openmp", ["rlhf"])  # a compiler flag, the user's
+            # libtbb alone: the package may also hold a replacement of malloc.
+            self._component("tbb", ["rlhf", "onetbb::libtbb"])
+        if self.options.with_openmp:
+            openmp = self._component("openmp", ["rlhf"])
+            openmp.cxxflags = [self._openmp_flag()]
+            if str(self.settings.compiler) != "msvc":
+                openmp.exelinkflags = [self._openmp_flag()]
+                openmp.sharedlinkflags = [self._openmp_flag()]
+        self._component("thrust", ["rlhf"])  # its headers come with the user's nvcc
+
+    def _openmp_flag(self):
+        return {"gcc": "-fopenmp", "clang": "-fopenmp", "msvc": "-openmp"}.get(
+            str(self.settings.compiler)
+        )
 
     def _component(self, name, requires):
         component = self.cpp_info.components[name]
@@ -82,3 +92,4 @@ class Rlhf(ConanFile):
         component.requires = requires
         component.bindirs = []
         component.libdirs = []
+        return component

@@ -81,6 +81,20 @@ if(rlhf_everything AND rlhf_host)
   endif()
 endif()
 
+# ---------------------------------------------------------------- the single header
+# The cheap part; `./dev package` has the other flags and the suite.
+set(compilers "${CMAKE_CXX_COMPILER}")
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND RLHF_CLANG)
+  list(APPEND compilers "${RLHF_CLANG}")
+endif()
+foreach(compiler IN LISTS compilers)
+  cmake_path(GET compiler FILENAME name)
+  add_test(NAME check.single_header_${name} COMMAND "${CMAKE_COMMAND}"
+           "-DFOLDER=${rlhf_check_folder}/single_header_${name}"
+           "-DCOMPILE=${rlhf_launcher};${compiler}" "-DWARNINGS=${rlhf_warning_flags}"
+           -DVARIANTS=plain -P "${PROJECT_SOURCE_DIR}/cmake/check_single_header.cmake")
+endforeach()
+
 # ---------------------------------------------------------------- what must not compile
 file(GLOB rlhf_compile_fail CONFIGURE_DEPENDS compile_fail/*.cpp)
 if(rlhf_compile_fail)

@@ -23,3 +23,12 @@ set(rlhf_warning_flags -Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -
 add_library(rlhf_warnings INTERFACE)
 target_compile_options(rlhf_warnings INTERFACE $<$<COMPILE_LANGUAGE:CXX>:${rlhf_warning_flags}>)
 
+
+# A machine without packages: headers that were brought along stand in for them.
+set(RLHF_HEADERS "" CACHE PATH "A folder with doctest/doctest.h and nlohmann/json.hpp")
+function(rlhf_carried target header)
+  if(RLHF_HEADERS AND NOT TARGET ${target} AND EXISTS "${RLHF_HEADERS}/${header}")
+    add_library(${target} INTERFACE IMPORTED GLOBAL)
+    target_include_directories(${target} SYSTEM INTERFACE "${RLHF_HEADERS}")
+  endif()
+endfunction()

@@ -2,8 +2,17 @@
 # rlhf::rlhf needs nothing but a compiler. Targets exist even where their dependency was not found:
 # the installed package offers every component, and each looks for its own dependency when it is
 # asked for.
+include(RlhfComponents)
+include(CMakePackageConfigHelpers)
 set(rlhf_include "${PROJECT_SOURCE_DIR}/include")
-set(rlhf_components eigen xtensor thrust tbb openmp)
+if(RLHF_TEST_SINGLE_HEADER)
+  include(RlhfSingleHeaderTests)  # stand-ins for include/, each of which is the single header
+endif()
+
+# Until 1.0 a minor version may break a caller.
+function(rlhf_write_version_file file)
+  write_basic_package_version_file("${file}" COMPATIBILITY SameMinorVersion ARCH_INDEPENDENT)
+endfunction()
 
 file(GLOB_RECURSE rlhf_core_headers CONFIGURE_DEPENDS "${rlhf_include}/rlhf/*.hpp")
 
@@ -15,7 +24,9 @@ foreach(component IN LISTS rlhf_components)
   # backend/eigen.hpp and whatever stands in backend/eigen/.
   set(headers ${rlhf_core_headers})
   list(FILTER headers INCLUDE REGEX "/rlhf/backend/${component}(\\.hpp|/)")
-  list(REMOVE_ITEM rlhf_core_headers ${headers})
+  if(headers)
+    list(REMOVE_ITEM rlhf_core_headers ${headers})
+  endif()
   add_library(rlhf_${component} INTERFACE)
   add_library(rlhf::${component} ALIAS rlhf_${component})
   set_target_properties(rlhf_${component} PROPERTIES EXPORT_NAME ${component})
@@ -27,57 +38,64 @@ endforeach()
 target_sources(rlhf INTERFACE
                FILE_SET HEADERS BASE_DIRS "${rlhf_include}" FILES ${rlhf_core_headers})
 
-# What is found is visible everywhere: a project that adds this one as a folder links rlhf::eigen,
-# and with it Eigen3::Eigen.
-set(CMAKE_FIND_PACKAGE_TARGETS_GLOBAL ON)
-if(NOT TARGET Eigen3::Eigen)
-  find_package(Eigen3 CONFIG QUIET)
-endif()
-if(NOT TARGET xtensor)
-  find_package(xtensor CONFIG QUIET)
-endif()
-if(NOT TARGET TBB::tbb)
-  find_package(TBB CONFIG QUIET)
-endif()
-if(NOT TARGET OpenMP::OpenMP_CXX)
-  find_package(OpenMP QUIET COMPONENTS CXX)
-endif()
-
-target_link_libraries(rlhf_eigen INTERFACE Eigen3::Eigen)
-target_link_libraries(rlhf_xtensor INTERFACE xtensor)
-target_link_libraries(rlhf_tbb INTERFACE TBB::tbb)
-target_link_libraries(rlhf_openmp INTERFACE OpenMP::OpenMP_CXX)
-
-foreach(row "eigen|Eigen3::Eigen|Eigen 3.4 or later" "xtensor|xtensor|xtensor 0.24 or later"
-            "tbb|TBB::tbb|oneTBB" "openmp|OpenMP::OpenMP_CXX|OpenMP for this compiler")
-  string(REPLACE "|" ";" row "${row}")
-  list(GET row 0 component)
-  list(GET row 1 dependency)
-  list(GET row 2 words)
-  if(TARGET ${dependency})
-    set(rlhf_has_${component} ON)
-  else()
-    set(rlhf_has_${component} OFF)
-    rlhf_skip("rlhf::${component}" "${words} was not found")
+# rlhf_link_component(eigen TARGET [ABSENT]): the dependency by its target's name, which the
+# installed package repeats. ABSENT is a name that CMake refuses to take for a library's file.
+function(rlhf_link_component component dependency)
+  if(NOT TARGET ${dependency} AND ARGN)
+    set(dependency "$<BUILD_INTERFACE:${ARGN}>$<INSTALL_INTERFACE:${dependency}>")
   endif()
-endforeach()
+  target_link_libraries(rlhf_${component} INTERFACE ${dependency})
+endfunction()
 
-# Thrust comes with a CUDA toolkit, or alone as plain headers.
-include(RlhfThrust)
-rlhf_find_thrust(rlhf_has_thrust)
-if(rlhf_has_thrust)
-  rlhf_use_thrust(rlhf_thrust BUILD_INTERFACE)
+# rlhf_find_dependencies(COMPONENT...): looks for what they need. What is found is visible
+# everywhere: a project that adds this one as a folder links rlhf::eigen, and with it Eigen3::Eigen.
+# The global property RLHF_WITHOUT_<component> says why one cannot be used here.
+function(rlhf_find_dependencies)
+  set(CMAKE_FIND_PACKAGE_TARGETS_GLOBAL ON)
+  foreach(component IN LISTS ARGN)
+    rlhf_find_component(${component} found why)
+    if(NOT found)
+      set_property(GLOBAL PROPERTY RLHF_WITHOUT_${component} "${why}")
+    elseif(component STREQUAL "thrust")
+      rlhf_use_thrust(rlhf_thrust BUILD_INTERFACE)
+    endif()
+  endforeach()
+  rlhf_link_component(eigen Eigen3::Eigen)
+  rlhf_link_component(xtensor xtensor xtensor::xtensor)
+  rlhf_link_component(tbb TBB::tbb)
+  rlhf_link_component(openmp OpenMP::OpenMP_CXX)
+endfunction()
+
+if(PROJECT_IS_TOP_LEVEL OR RLHF_BUILD_TESTS OR RLHF_BUILD_BENCH OR RLHF_BUILD_EXAMPLES)
+  rlhf_find_dependencies(${rlhf_components})
+  foreach(component IN LISTS rlhf_components)
+    get_property(why GLOBAL PROPERTY RLHF_WITHOUT_${component})
+    if(why)
+      set(rlhf_has_${component} OFF)
+      rlhf_skip("rlhf::${component}" "${why}")
+    else()
+      set(rlhf_has_${component} ON)
+    endif()
+  endforeach()
 else()
-  rlhf_skip("rlhf::thrust" "no Thrust headers, from a CUDA toolkit or alone")
+  # As a part of another project: once that has said everything, so that an Eigen which it adds
+  # itself, before or after this folder, is the one that is taken.
+  # A deferred call would expand its arguments in that project: EVAL expands them now.
+  list(JOIN rlhf_components " " all)
+  cmake_language(EVAL CODE "
+    cmake_language(DEFER DIRECTORY [[${CMAKE_SOURCE_DIR}]] CALL rlhf_find_dependencies ${all})")
 endif()
-unset(CMAKE_FIND_PACKAGE_TARGETS_GLOBAL)
 
-# For a project that adds this one as a folder: the components whose dependency was found.
-foreach(component IN LISTS rlhf_components)
-  if(rlhf_has_${component})
-    set_property(DIRECTORY APPEND PROPERTY RLHF_COMPONENTS ${component})
-  endif()
-endforeach()
+# Fetched with FetchContent, a later find_package(rlhf 0.1 COMPONENTS eigen) of that project, or of
+# another part of it, is answered as the installed package would answer it.
+if(EXISTS "${CMAKE_FIND_PACKAGE_REDIRECTS_DIR}/rlhf-config.cmake" AND NOT PROJECT_IS_TOP_LEVEL)
+  rlhf_write_version_file("${CMAKE_FIND_PACKAGE_REDIRECTS_DIR}/rlhf-config-version.cmake")
+  file(WRITE "${CMAKE_FIND_PACKAGE_REDIRECTS_DIR}/rlhf-extra.cmake" "
+cmake_policy(VERSION 3.23...3.25)
+include(\"${CMAKE_CURRENT_LIST_DIR}/RlhfComponents.cmake\")
+rlhf_find_components()
+")
+endif()
 
 # `cmake --build . --target all_verify_interface_header_sets` compiles every header alone.
 if(PROJECT_IS_TOP_LEVEL)

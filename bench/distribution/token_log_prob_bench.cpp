@@ -1,66 +1,61 @@
 #include "rlhf/distribution/token_log_prob.hpp"
 
-#include "bench/support/measure.hpp"
-#include "rlhf/backend/host.hpp"
-#include "rlhf/distribution/cross_entropy.hpp"
-#include "rlhf/math/exp.hpp"
+#include "bench/support/logits.hpp"
 
 namespace {
 
-struct rows {
-  std::ptrdiff_t n, classes;
-  std::vector<float> logits, log_prob, entropy;
-  std::vector<std::int32_t> label;
+using namespace rlhf_bench;
 
-  explicit rows(const benchmark::State& state)
-      : n(state.range(0)),
-        classes(state.range(1)),
-        logits(rlhf_bench::uniform(n * classes, -6, 6)),
-        log_prob(static_cast<std::size_t>(n)),
-        entropy(static_cast<std::size_t>(n)),
-        label(static_cast<std::size_t>(n)) {
-    for (std::size_t i = 0; i < label.size(); ++i)
-      label[i] = static_cast<std::int32_t>(i * 7919 % static_cast<std::size_t>(classes));
-  }
-  double items() const { return static_cast<double>(n * classes); }
-};
+// Bytes: the logits read once. A log-prob per row is nothing beside them.
+const registration forward = logit_lines(
+    {.family = "distribution", .name = "token_log_prob", .reads = 1, .writes = 0, .goal = 0.75},
+    []<class L>(logit_data<L>& d) {
+      const auto log_prob = d.output("log_prob");
+      return [=, logits = d.logits(), label = d.label](const auto& exec) {
+        return rlhf::token_log_prob<L>({.logits = logits, .label = label}, {.log_prob = log_prob},
+                                       {}, exec);
+      };
+    });
 
-/// The other floor of these operations: one exponential per logit, in place.
-void exp_only(benchmark::State& state) {
-  rows r(state);
-  using V = rlhf::math::native_lane<float>;
-  constexpr std::size_t step = static_cast<std::size_t>(rlhf::math::width<V>);
-  std::vector<float> out(r.logits.size());
-  rlhf_bench::measure(state, r.items(), 8, 0, [&] {
-    for (std::size_t k = 0; k + step <= out.size(); k += step)
-      rlhf::math::store(out.data() + k, rlhf::math::exp(rlhf::math::load<V>(r.logits.data() + k)));
-  });
-}
+// Bytes: the logits read once.
+const registration with_entropy = logit_lines(
+    {.family = "distribution",
+     .name = "token_log_prob_entropy",
+     .reads = 1,
+     .writes = 0,
+     .goal = 0.75,
+     .growth = true},
+    []<class L>(logit_data<L>& d) {
+      const auto log_prob = d.output("log_prob");
+      const auto entropy = d.output("entropy");
+      return [=, logits = d.logits(), label = d.label](const auto& exec) {
+        return rlhf::token_log_prob<L>({.logits = logits, .label = label},
+                                       {.log_prob = log_prob, .entropy = entropy}, {}, exec);
+      };
+    });
 
-void row_reduce_log_prob_entropy(benchmark::State& state) {
-  rows r(state);
-  rlhf_bench::measure(state, r.items(), 4, 0.75, [&] {
-    rlhf::token_log_prob<float>({.logits = {r.logits, {r.n, r.classes}}, .label = r.label},
-                                {.log_prob = r.log_prob, .entropy = r.entropy}, {});
-  });
-}
-
-// Forward and backward in one call, out of place so that every round sees the same logits.
-void row_reduce_cross_entropy_gradient(benchmark::State& state) {
-  rows r(state);
-  std::vector<float> d_logits(r.logits.size());
-  rlhf_bench::measure(state, r.items(), 8, 1.0, [&] {
-    rlhf::cross_entropy_loss<float>({.logits = {r.logits, {r.n, r.classes}}, .label = r.label},
-                                    {.d_logits = {d_logits, {r.n, r.classes}}},
-                                    {.over = rlhf::aggregation::token_mean(r.n)});
-  });
-}
-
-void sizes(benchmark::internal::Benchmark* b) {
-  b->Args({64, 32000})->Args({128, 128256})->UseManualTime();
-}
-BENCHMARK(exp_only)->Apply(sizes);
-BENCHMARK(row_reduce_log_prob_entropy)->Apply(sizes);
-BENCHMARK(row_reduce_cross_entropy_gradient)->Apply(sizes);
+// Two calls, as where the loss between them is the caller's; the gradient overwrites the logits.
+//
+// Bytes: the logits read by each call, the gradient written.
+const registration backward = logit_lines(
+    {.family = "distribution",
+     .name = "token_log_prob_forward_backward",
+     .reads = 2,
+     .writes = 1,
+     .goal = 1.0},
+    []<class L>(logit_data<L>& d) {
+      const auto slope = d.input("d_log_prob", -1, 1);
+      const auto entropy_slope = d.input("d_entropy", -0.1f, 0.1f);
+      const auto log_prob = d.output("log_prob");
+      const auto entropy = d.output("entropy");
+      const auto in_place = d.logits_to_overwrite();
+      return [=, label = d.label](const auto& exec) {
+        rlhf::token_log_prob<L>({.logits = in_place, .label = label},
+                                {.log_prob = log_prob, .entropy = entropy}, {}, exec);
+        return rlhf::token_log_prob_backward<L>(
+            {.logits = in_place, .label = label, .d_log_prob = slope, .d_entropy = entropy_slope},
+            {.d_logits = in_place}, {}, exec);
+      };
+    });
 
 }  // namespace

@@ -1,20 +1,29 @@
 #include "rlhf/statistics/whiten.hpp"
 
-#include "bench/support/measure.hpp"
-#include "rlhf/backend/host.hpp"
+#include "bench/support/tokens.hpp"
 
 namespace {
 
-// Bytes: two reads and one write.
-void map_reduce_whiten(benchmark::State& state) {
-  const std::ptrdiff_t rows = state.range(0), columns = state.range(1);
-  const auto value = rlhf_bench::uniform(rows * columns, -1, 1);
-  std::vector<float> whitened(value.size());
-  const rlhf::shape shape(rows, columns);
-  rlhf_bench::measure(state, static_cast<double>(rows * columns), 12, 0, [&] {
-    rlhf::whiten<float>({.value = {value, shape}}, {.whitened = {whitened, shape}}, {});
-  });
-}
-BENCHMARK(map_reduce_whiten)->Args({64, 1024})->Args({512, 2048})->UseManualTime();
+using namespace rlhf_bench;
+
+// Bytes: value read twice, for its moments and to be scaled: 8; whitened written: 4.
+const registration lines =
+    token_lines({.family = "statistics",
+                 .name = "whiten",
+                 .read = 8,
+                 .write = 4,
+                 .goal =
+                     [](const token_case& of) {
+                       return target{.ratio = of.layout == token_layout::lengths ? 1.2 : 0};
+                     },
+                 .growth = true},
+                [](token_data& d) {
+                  const auto value = d.input("value", -1, 1);
+                  const auto whitened = d.output("whitened");
+                  return [=, mask = d.mask, layout = d.layout](const auto& exec) {
+                    return rlhf::whiten<float>({.value = value, .mask = mask, .layout = layout},
+                                               {.whitened = whitened}, {}, exec);
+                  };
+                });
 
 }  // namespace

@@ -1,92 +1,66 @@
 #pragma once
 
-// How every benchmark measures: the best of many runs at the exact size, beside an out-of-place copy
-// that moves the same bytes in the same process, taken before and after.
+// How every line is measured.
 //
-//     ns      best time per token (logit, pair, sequence)
-//     ratio   that time over the copy's
-//     GBps    minimal bytes over the best time
-//     goal    ns to reach on one AVX2 thread of a Zen 3 class machine, 0 where none is set
+//   * One warm-up at the exact size, then rounds until the time of a line is spent, never fewer than
+//     eleven. A round repeats a short call until it takes 200 us. The figures are those of the
+//     fastest round; `quartile_ns` is the lower quartile of all.
+//   * CPU time with one thread, wall time otherwise.
+//   * Right before and right after, in the same process: an out-of-place copy whose reads and writes
+//     together are the operation's minimal bytes, and e^-x in place over a buffer in L1.
+//
+//     ratio        time over the faster copy's: 1 is the memory's limit
+//     goal_ratio   what it should be, where a goal is set
+//     ns_per_token time per token (logit, pair, sequence)
+//     goal         what it should be on one AVX2 thread, where a goal is set
+//     exp_ratio    time over one exponential per logit, for operations on logits
+//     GBps         minimal bytes over time
+//     copy_ns      the copy's time per token
+//     exp_ns       the time of one exponential
+//     speedup      wall time of one thread over that of two
+//     goal_speedup what it should be, where a goal is set
+//     unsteady     1 where the two copies differ by more than 10 %
 
 #include <benchmark/benchmark.h>
 
-#include <chrono>
-#include <cstddef>
-#include <cstdint>
-#include <cstring>
-#include <vector>
+#include <functional>
 
 namespace rlhf_bench {
 
-inline double seconds_since(std::chrono::steady_clock::time_point begin) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-}
+/// Repeats a call so many times.
+using repeat = std::function<void(long times)>;
 
-/// Best of `rounds` copies that read and write `bytes` together.
-inline double copy_seconds(std::size_t bytes, int rounds) {
-  static std::vector<char> from, to;
-  if (from.size() < bytes / 2) {
-    from.assign(bytes / 2, 1);
-    to.assign(bytes / 2, 2);
-  }
-  double best = 1e30;
-  for (int k = 0; k < rounds; ++k) {
-    const auto begin = std::chrono::steady_clock::now();
-    std::memcpy(to.data(), from.data(), bytes / 2);
-    benchmark::DoNotOptimize(to.data());
-    benchmark::ClobberMemory();
-    const double s = seconds_since(begin);
-    if (s < best) best = s;
-  }
-  return best;
-}
-
-/// Runs `call` under Google Benchmark and sets the counters above.
-template <class Call>
-void measure(benchmark::State& state, double items, double bytes_per_item, double goal_ns,
-             const Call& call) {
-  const auto bytes = static_cast<std::size_t>(items * bytes_per_item);
-  double copy = copy_seconds(bytes, 5);
-  call();
-  double best = 1e30;
-  for (auto _ : state) {
-    const auto begin = std::chrono::steady_clock::now();
-    call();
-    const double s = seconds_since(begin);
-    if (s < best) best = s;
-    state.SetIterationTime(s);
-  }
-  const double after = copy_seconds(bytes, 5);
-  if (after < copy) copy = after;
-  state.counters["ns"] = best / items * 1e9;
-  state.counters["ratio"] = best / copy;
-  state.counters["GBps"] = static_cast<double>(bytes) / best * 1e-9;
-  state.counters["goal"] = goal_ns;
-}
-
-/// Uniform in [low, high), the same on every machine.
-class numbers {
-  std::uint32_t state_ = 1;
-
- public:
-  float operator()(float low, float high) {
-    state_ = state_ * 1664525u + 1013904223u;
-    return low + (high - low) * static_cast<float>(state_ >> 8) * 0x1p-24f;
-  }
+/// What one call does.
+struct work {
+  const char* item = "token";
+  double items = 0;
+  double bytes = 0;         ///< minimal reads and writes
+  double goal = 0;          ///< ns per item, 0: none
+  double goal_ratio = 0;    ///< 0: none
+  double goal_speedup = 0;  ///< of several threads, where one needs more than 1.5 copies; 0: none
+  bool exponentials = false;
+  int threads = 1;
 };
 
-inline std::vector<float> uniform(std::ptrdiff_t n, float low, float high) {
-  static numbers random;
-  std::vector<float> v(static_cast<std::size_t>(n));
-  for (float& x : v) x = random(low, high);
-  return v;
-}
+/// Seconds of the fastest round and of the lower quartile.
+struct timing {
+  double best = 0, quartile = 0;
+};
 
-inline std::vector<std::uint8_t> holes(std::ptrdiff_t n, float share) {
-  static numbers random;
-  std::vector<std::uint8_t> v(static_cast<std::size_t>(n));
-  for (auto& x : v) x = random(0, 1) < share ? 0 : 1;
-  return v;
-}
+enum class clock_kind { thread_cpu, wall };
+
+/// `prepare`, where given, runs before each call and is not timed.
+timing time_rounds(clock_kind clock, double seconds, const repeat& call,
+                   const std::function<void()>& prepare = {});
+
+/// Sets the counters. `one_thread` is the same call on one thread, for speedup.
+void measure(benchmark::State& state, const work& of, const repeat& call,
+             const std::function<void()>& prepare = {}, const repeat& one_thread = {});
+
+/// Times two calls in turns, so that a busy machine slows both: seconds of the fastest rounds.
+struct pair_timing {
+  double small = 0, large = 0;
+};
+pair_timing time_in_turns(const repeat& small, const repeat& large);
 
 }  // namespace rlhf_bench

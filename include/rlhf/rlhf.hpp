@@ -49,6 +49,7 @@
 #include "rlhf/primitive/executor.hpp"
 #include "rlhf/primitive/group_reduce.hpp"
 #include "rlhf/primitive/map_reduce.hpp"
+#include "rlhf/primitive/moment_reduce.hpp"
 #include "rlhf/primitive/reverse_scan.hpp"
 #include "rlhf/primitive/row_reduce.hpp"
 #include "rlhf/primitive/tokens.hpp"

@@ -1,5 +1,8 @@
 #include <doctest/doctest.h>
 
+#include <cmath>
+#include <cstring>
+
 #include "accuracy.hpp"
 
 namespace {
@@ -52,6 +55,21 @@ TEST_CASE_TEMPLATE("k3, ratio_terms: a pack gives the bits of its scalars", T, f
   CHECK(lanes_that_differ<T>(samples<T>(-3, 3, 30000), slope_of) == 0);
   CHECK(lanes_that_differ<T>(within<T>(87, 30000), ratio_of) == 0);
   CHECK(lanes_that_differ<T>(within<T>(87, 30000), ratio_k3_of) == 0);
+}
+
+TEST_CASE_TEMPLATE("k3_terms: the bits of k3 and of its slope", T, float, double) {
+  int differ = 0;
+  for (const T x : samples<T>(-80, 120, 40000)) {
+    if (!(x >= T(-80)) && x == x) continue;
+    const auto both = math::k3_terms(x);
+    const T value = math::k3(x), slope = math::k3_slope(x);
+    differ += std::memcmp(&both.value, &value, sizeof(T)) != 0 && value == value ? 1 : 0;
+    differ += std::memcmp(&both.slope, &slope, sizeof(T)) != 0 && slope == slope ? 1 : 0;
+  }
+  CHECK(differ == 0);
+  CHECK(std::isnan(math::k3_terms(static_cast<T>(NAN)).slope));
+  CHECK(lanes_that_differ<T>(samples<T>(-3, 3, 30000),
+                             [](const auto& d) { return math::k3_terms(d).slope; }) == 0);
 }
 
 TEST_CASE_TEMPLATE("k3: never negative, never 0 but at d = 0", T, float, double) {

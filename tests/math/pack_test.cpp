@@ -129,6 +129,16 @@ TEST_CASE_TEMPLATE("pack: load_flags takes any nonzero byte for true and reads o
     int want = 0;
     for (int i = 0; i < w; ++i) want |= flags[i] != 0 ? 1 << i : 0;
     REQUIRE(math::to_bit_set(m) == want);
+    const auto opposite = math::lane_traits<V>::load_no_flags(flags);
+    REQUIRE(math::to_bit_set(opposite) == (want ^ ((1 << w) - 1)));
+  }
+}
+
+TEST_CASE_TEMPLATE("pack: a constant keeps the sign of its zero", T, float, double) {
+  using V = math::pack<T>;
+  for (int i = 0; i < math::width<V>; ++i) {
+    CHECK(std::signbit(math::lane_at(math::constant<V>(T(-0.0)), i)));
+    CHECK(!std::signbit(math::lane_at(math::constant<V>(T(0)), i)));
   }
 }
 

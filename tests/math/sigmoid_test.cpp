@@ -1,5 +1,7 @@
 #include <doctest/doctest.h>
 
+#include <cstring>
+
 #include "accuracy.hpp"
 
 namespace {
@@ -70,6 +72,29 @@ TEST_CASE_TEMPLATE("sigmoid and relatives: edges", T, float, double) {
   CHECK(std::isnan(math::log_sigmoid(nan)));
   CHECK(math::sigmoid(sizeof(T) == 4 ? T(-100) : T(-740)) > T(0));  // a denormal, not 0
   CHECK(math::log_sigmoid(sizeof(T) == 4 ? T(100) : T(740)) < T(0));
+}
+
+TEST_CASE_TEMPLATE("logistic: the bits of softplus and sigmoid, of both signs", T, float, double) {
+  using limits = std::numeric_limits<T>;
+  std::vector<T> inputs = samples<T>(-40, 40, 8000);
+  for (const T x : samples<T>(-1000, 1000, 500)) inputs.push_back(x);
+  for (const T x : {T(0), -T(0), limits::infinity(), -limits::infinity(), limits::denorm_min(),
+                    limits::quiet_NaN(), T(1e4), T(-1e4)})
+    inputs.push_back(x);
+  const auto same = [](T a, T b) { return std::memcmp(&a, &b, sizeof(T)) == 0 || (a != a && b != b); };
+  int apart = 0;
+  for (const T x : inputs) {
+    const auto all = math::logistic(x);
+    apart += same(all.softplus, math::softplus(x)) ? 0 : 1;
+    apart += same(all.softplus_of_minus, math::softplus(-x)) ? 0 : 1;
+    apart += same(all.sigmoid, math::sigmoid(x)) ? 0 : 1;
+    apart += same(all.sigmoid_of_minus, math::sigmoid(-x)) ? 0 : 1;
+  }
+  CHECK(apart == 0);
+  const auto finite = samples<T>(-40, 40, 3000);
+  CHECK(lanes_that_differ<T>(finite, [](const auto& x) { return math::logistic(x).softplus; }) == 0);
+  CHECK(lanes_that_differ<T>(
+            finite, [](const auto& x) { return math::logistic(x).sigmoid_of_minus; }) == 0);
 }
 
 TEST_CASE_TEMPLATE("sigmoid(x) and sigmoid(-x) add up to 1", T, float, double) {

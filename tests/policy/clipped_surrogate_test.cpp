@@ -269,3 +269,53 @@ TEST_CASE_TEMPLATE("clipped_surrogate_loss: contracts name function, argument an
               .advantage = x.tensor()},
         {.over = over, .kl = {.coefficient = infinite}});
 }
+
+TEST_CASE("clipped_surrogate_loss: a bad token is counted wherever it stands in a tile") {
+  // 1,500 tokens: more than one tile, and a tail that is not full. One token at a time is bad.
+  const std::size_t n = 1500;
+  const std::vector<float> old(n, 0), advantage(n, 1);
+  const rlhf::shape shape(1, 1500);
+  for (const bool masked : {false, true})
+    for (const std::size_t at : {0u, 15u, 16u, 511u, 512u, 1023u, 1024u, 1487u, 1488u, 1499u})
+      for (const double bad : {81.0, -81.0, 80.0, infinite, -infinite, not_a_number}) {
+        std::vector<float> log_prob(n, 0.25f), gradient(n, 7);
+        std::vector<std::uint8_t> mask(n, 1);
+        if (masked) mask[7] = mask[300] = mask[1200] = 0, log_prob[300] = 100;
+        log_prob[at] = static_cast<float>(bad);
+        const rlhf::mask_view<> flags(mask, shape);
+        const auto r = clipped_surrogate_loss<float>(
+            {.log_prob = {log_prob, shape},
+             .old_log_prob = {old, shape},
+             .advantage = {advantage, shape},
+             .mask = masked ? flags : rlhf::mask_view<>()},
+            {.d_log_prob = {gradient, shape}}, {.over = aggregation::token_sum()});
+        CAPTURE(at);
+        CAPTURE(bad);
+        CHECK(r.saturated == (std::fabs(bad) > 80 ? 1 : 0));  // false for NaN
+        CHECK(r.nonfinite == (bad - bad == 0 ? 0 : 1));
+        CHECK((r.loss == r.loss) == (bad == bad));
+        CHECK(std::isnan(gradient[at]) == (bad != bad));
+        if (masked) CHECK((gradient[300] == 0 && !std::signbit(gradient[300])));
+      }
+}
+
+TEST_CASE("clipped_surrogate_loss: no gradient is -0, and sums of nothing are +0") {
+  const std::size_t n = 100;
+  const rlhf::shape shape(2, 50);
+  std::vector<float> log_prob(n), advantage(n), gradient(n, 7);
+  const std::vector<float> old(n, 0);
+  for (std::size_t k = 0; k < n; ++k) {
+    log_prob[k] = k % 2 == 0 ? 1.0f : -1.0f;  // far beyond the clip on either side
+    advantage[k] = k % 3 == 0 ? 0.0f : k % 3 == 1 ? -0.0f : k % 2 == 0 ? 1.0f : -1.0f;
+  }
+  const auto r = clipped_surrogate_loss<float>(
+      {.log_prob = {log_prob, shape}, .old_log_prob = {old, shape}, .advantage = {advantage, shape}},
+      {.d_log_prob = {gradient, shape}}, {.over = aggregation::token_mean(rlhf::local)});
+  for (const float g : gradient) CHECK((g == 0 && !std::signbit(g)));
+  CHECK(r.clip_fraction.sum == 33);  // A = 0 is cut nowhere
+  const auto same = clipped_surrogate_loss<float>(
+      {.log_prob = {old, shape}, .old_log_prob = {old, shape}, .advantage = {old, shape}},
+      {.d_log_prob = {gradient, shape}}, {.over = aggregation::token_mean(rlhf::local)});
+  for (const double sum : {same.approx_kl_k1.sum, same.approx_kl_k2.sum, same.approx_kl_k3.sum})
+    CHECK((sum == 0 && !std::signbit(sum)));
+}

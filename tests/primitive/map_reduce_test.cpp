@@ -2,6 +2,9 @@
 
 #include <doctest/doctest.h>
 
+#include <cmath>
+#include <cstdint>
+#include <cstring>
 #include <vector>
 
 #include "tests/support/backends.hpp"
@@ -229,5 +232,325 @@ TEST_CASE("map_reduce: rows side by side in memory keep factors and padding of t
         CHECK(static_cast<double>(d[i * 32 + j]) == (counted ? 4 * factor : 0));
       }
     CHECK(figures[0] == sum);
+  }
+}
+
+namespace {
+
+/// A kernel in two parts with everything it may say of itself.
+struct in_parts {
+  using scalar_type = float;
+  static constexpr int inputs = 2, outputs = 1, sums = 4, ranges = 1, scales = 1;
+  static constexpr int observed = 2, scaled_sums = 1, plain_sum = 3;
+  static constexpr int kept = 1, first_inputs = 1, rare_sum = 3;
+  static constexpr bool early(int k) { return k == 1; }
+  static constexpr bool silent(int k) { return k != 1; }
+  static constexpr bool silent_outputs = true;
+
+  template <class Token>
+  RLHF_HOST_DEVICE void first(Token& t) const {
+    using V = std::remove_cvref_t<decltype(t.in[0])>;
+    t.kept[0] = t.in[0] * t.in[0];
+    t.sum[1] = t.in[0] + rlhf::math::constant<V>(3);
+    t.range[0] = t.in[0];
+  }
+  template <class Token>
+  RLHF_HOST_DEVICE void second(Token& t) const {
+    t.sum[0] = t.kept[0] * t.in[1] * t.scale[0];
+    t.sum[2] = t.in[1];
+    t.out[0] = t.in[0] * t.in[1] * t.scale[0];
+  }
+  template <class V>
+  static rlhf::mask_of<V> is_extreme(const V*, const V* high) {
+    return high[0] > rlhf::math::constant<V>(2.5);
+  }
+  template <class Token>
+  RLHF_HOST_DEVICE void rare(Token& t) const {
+    using V = std::remove_cvref_t<decltype(t.in[0])>;
+    t.sum[3] = rlhf::math::select(t.in[0] > rlhf::math::constant<V>(2.5),
+                                  rlhf::math::constant<V>(1), rlhf::math::constant<V>(0));
+  }
+  template <class Token>
+  RLHF_HOST_DEVICE void operator()(Token& t) const {
+    first(t);
+    second(t);
+    rare(t);
+  }
+};
+
+/// The same kernel, which says nothing.
+struct in_one {
+  using scalar_type = float;
+  static constexpr int inputs = 2, outputs = 1, sums = 4, ranges = 1, scales = 1;
+  static constexpr int observed = 2, scaled_sums = 1, plain_sum = 3;
+  template <class Token>
+  RLHF_HOST_DEVICE void operator()(Token& t) const {
+    in_parts{}(t);
+  }
+};
+
+/// Tokens [batch, time] in one of the forms a mask may take.
+struct masked_batch {
+  std::ptrdiff_t rows, columns;
+  std::vector<float> x, y, weight;
+  std::vector<std::uint8_t> mask;
+  std::vector<std::int32_t> length;
+
+  rlhf::shape shape() const { return {rows, columns}; }
+  std::size_t size() const { return x.size(); }
+};
+
+/// Blocks of 128 tokens that are whole, empty or have holes; what is masked is NaN, and a few
+/// counted tokens are large, infinite or NaN.
+masked_batch blocks(std::ptrdiff_t rows, std::ptrdiff_t columns, bool odd, std::uint64_t seed) {
+  random_numbers random(seed);
+  masked_batch b{rows, columns, {}, {}, {}, {}, {}};
+  for (std::ptrdiff_t i = 0; i < rows; ++i) {
+    std::ptrdiff_t length = 0;
+    int kind = 0;
+    for (std::ptrdiff_t j = 0; j < columns; ++j) {
+      if (j % 128 == 0) kind = static_cast<int>(random.below(3));
+      const bool counted = kind == 0 || (kind == 1 && random.chance(0.7));
+      const bool strange = odd && random.chance(0.002);
+      const double value = strange ? (random.chance(0.5) ? 3 : infinite) : random.uniform(-2, 2);
+      b.x.push_back(static_cast<float>(counted ? value : not_a_number));
+      b.y.push_back(static_cast<float>(counted ? random.uniform(-2, 2) : not_a_number));
+      b.mask.push_back(counted ? static_cast<std::uint8_t>(1 + random.below(255)) : 0);
+      b.weight.push_back(counted ? static_cast<float>(random.uniform(0.5, 2)) : 0.0f);
+      if (counted) length = j + 1;
+    }
+    b.length.push_back(static_cast<std::int32_t>(length));
+  }
+  return b;
+}
+
+struct outcome {
+  std::vector<double> figures;
+  std::vector<float> out;
+  friend bool operator==(const outcome& a, const outcome& b) {
+    return std::memcmp(a.figures.data(), b.figures.data(), a.figures.size() * sizeof(double)) == 0 &&
+           std::memcmp(a.out.data(), b.out.data(), a.out.size() * sizeof(float)) == 0;
+  }
+};
+
+enum class given { flags, weights, lengths };
+
+/// `gap` elements lie between one row and the next.
+template <class K, class Exec>
+outcome run(const masked_batch& b, given how, const Exec& exec, std::ptrdiff_t gap = 0) {
+  const std::ptrdiff_t step = b.columns + gap;
+  const rlhf::shape strides(step, 1);
+  const auto spread = [&](const auto& from) {
+    std::remove_cvref_t<decltype(from)> to(static_cast<std::size_t>(b.rows * step));
+    for (std::ptrdiff_t i = 0; i < b.rows; ++i)
+      for (std::ptrdiff_t j = 0; j < b.columns; ++j)
+        to[static_cast<std::size_t>(i * step + j)] =
+            from[static_cast<std::size_t>(i * b.columns + j)];
+    return to;
+  };
+  const auto x = spread(b.x), y = spread(b.y), weight = spread(b.weight);
+  const auto mask = spread(b.mask);
+  std::vector<float> out(x.size(), 7);
+  const rlhf::view<const float> in(x.data(), b.shape(), strides);
+  rlhf::mask_view<> m;
+  rlhf::sequence_layout<> layout;
+  if (how == given::flags) m = {mask.data(), b.shape(), strides};
+  if (how == given::weights) m = {weight.data(), b.shape(), strides};
+  if (how == given::lengths) layout = rlhf::lengths(b.length);
+  rlhf::token_binder<rlhf::host_space> bind("run", "x", in, layout, m);
+  rlhf::token_arguments<K, rlhf::host_space> a;
+  a.domain = bind.domain();
+  a.in[0] = bind.token("x", in);
+  a.in[1] = bind.token("y", rlhf::view<const float>(y.data(), b.shape(), strides));
+  a.out[0] = bind.written("out", rlhf::output<float>(out.data(), b.shape(), strides));
+  const double unit = -0.75;
+  a.scale[0] = {&unit, nullptr};
+  outcome r;
+  r.figures.resize(rlhf::sums_of<K>::size);
+  auto call = exec.begin("run");
+  call.map_reduce(K{}, a, r.figures.data());
+  for (std::ptrdiff_t i = 0; i < b.rows; ++i)
+    for (std::ptrdiff_t j = 0; j < b.columns; ++j)
+      r.out.push_back(out[static_cast<std::size_t>(i * step + j)]);
+  return r;
+}
+
+}  // namespace
+
+TEST_CASE("map_reduce: what a kernel says of itself changes no bit, whole, empty and broken blocks") {
+  std::uint64_t seed = 80;
+  for (const auto& [rows, columns] : {std::pair<std::ptrdiff_t, std::ptrdiff_t>{1, 5000},
+                                      {3, 2048},
+                                      {70, 1000},
+                                      {130, 16},
+                                      {200, 10},
+                                      {90, 48},
+                                      {65, 333}})
+    for (const bool odd : {false, true})
+      for (const given how : {given::flags, given::weights}) {
+        const auto b = blocks(rows, columns, odd, ++seed);
+        CAPTURE(seed);
+        const auto plain = run<in_one>(b, how, rlhf::serial{});
+        CHECK(run<in_parts>(b, how, rlhf::serial{}) == plain);
+        CHECK(run<in_parts>(b, how, rlhf::serial{}, 5) == plain);  // rows do not join
+        const thread_pool pool{3};
+        CHECK(run<in_parts>(b, how, rlhf::parallel<thread_pool>{pool}) == plain);
+        // The figures in plain loops: counts, the rare one too, weigh nothing.
+        double nonfinite = 0, large = 0, lowest = infinite, highest = -infinite;
+        std::vector<std::vector<float>> counted;
+        std::size_t wrong = 0;
+        for (std::size_t i = 0; i < static_cast<std::size_t>(b.rows); ++i) {
+          std::vector<float> row;
+          for (std::size_t j = 0; j < static_cast<std::size_t>(b.length[i]); ++j) {
+            const std::size_t at = i * static_cast<std::size_t>(b.columns) + j;
+            const bool counts = b.mask[at] != 0;
+            const double x = static_cast<double>(b.x[at]);
+            const float weight = how == given::weights ? b.weight[at] : 1.0f;
+            row.push_back(counts ? b.y[at] * weight : 0.0f);
+            if (!counts) {
+              wrong += plain.out[at] != 0 || std::signbit(plain.out[at]) ? 1u : 0u;
+              continue;
+            }
+            nonfinite += x - x == 0 ? 0 : 1;
+            large += x > 2.5 ? 1 : 0;
+            lowest = x < lowest ? x : lowest;
+            highest = x > highest ? x : highest;
+          }
+          counted.push_back(row);
+        }
+        CHECK(wrong == 0);
+        CHECK(plain.figures[2] == documented_order(counted));
+        CHECK(plain.figures[3] == large);
+        CHECK(plain.figures[rlhf::sums_of<in_parts>::nonfinite] == nonfinite);
+        CHECK(plain.figures[rlhf::sums_of<in_parts>::low] == lowest);
+        CHECK(plain.figures[rlhf::sums_of<in_parts>::high] == highest);
+      }
+}
+
+TEST_CASE("map_reduce: lengths, the same as flags, and rows packed one behind the other share their bits") {
+  random_numbers random(95);
+  for (const std::ptrdiff_t columns : {5, 16, 32, 40, 160, 700, 1024})
+    for (const double full : {0.0, 0.7}) {
+      masked_batch b{150, columns, {}, {}, {}, {}, {}};
+      std::vector<float> x, y;
+      std::vector<std::int64_t> offsets{0};
+      for (std::ptrdiff_t i = 0; i < b.rows; ++i) {
+        const auto n = random.chance(full) ? columns : random.below(columns + 1);
+        for (std::ptrdiff_t j = 0; j < columns; ++j) {
+          const bool counted = j < n;
+          b.x.push_back(static_cast<float>(counted ? random.uniform(-2, 2) : not_a_number));
+          b.y.push_back(static_cast<float>(counted ? random.uniform(-2, 2) : not_a_number));
+          b.mask.push_back(counted ? 1 : 0);
+          b.weight.push_back(counted ? 1.0f : 0.0f);
+          if (counted) x.push_back(b.x.back()), y.push_back(b.y.back());
+        }
+        b.length.push_back(static_cast<std::int32_t>(n));
+        offsets.push_back(static_cast<std::int64_t>(x.size()));
+      }
+      CAPTURE(columns);
+      CAPTURE(full);
+      const auto by_length = run<in_parts>(b, given::lengths, rlhf::serial{});
+      CHECK(run<in_parts>(b, given::lengths, rlhf::serial{}, 3) == by_length);
+      CHECK(run<in_parts>(b, given::flags, rlhf::serial{}) == by_length);
+      CHECK(run<in_parts>(b, given::weights, rlhf::serial{}) == by_length);
+      CHECK(run<in_one>(b, given::lengths, rlhf::serial{}) == by_length);
+      const thread_pool pool{2};
+      CHECK(run<in_parts>(b, given::lengths, rlhf::parallel<thread_pool>{pool}) == by_length);
+
+      std::vector<float> out(x.size(), 7);
+      const rlhf::view<const float> in(x);
+      rlhf::token_binder<rlhf::host_space> bind("run", "x", in, rlhf::packed(offsets), {});
+      rlhf::token_arguments<in_parts, rlhf::host_space> a;
+      a.domain = bind.domain();
+      a.in[0] = bind.token("x", in);
+      a.in[1] = bind.token("y", rlhf::view<const float>(y));
+      a.out[0] = bind.written("out", rlhf::output<float>(out));
+      const double unit = -0.75;
+      a.scale[0] = {&unit, nullptr};
+      const rlhf::serial exec;
+      auto call = exec.begin("run");
+      outcome packed{std::vector<double>(rlhf::sums_of<in_parts>::size), {}};
+      call.map_reduce(in_parts{}, a, packed.figures.data());
+      for (std::size_t i = 0, at = 0; i < 150; ++i)
+        for (std::ptrdiff_t j = 0; j < columns; ++j)
+          packed.out.push_back(j < b.length[i] ? out[at++] : 0.0f);
+      CHECK(packed == by_length);
+    }
+}
+
+TEST_CASE("map_reduce: one number per row reaches short rows that run as one") {
+  for (const std::ptrdiff_t columns : {16, 32, 10, 9 * 16, 40 * 16}) {
+    const std::ptrdiff_t rows = 100;
+    const auto size = static_cast<std::size_t>(rows * columns);
+    const rlhf::shape shape(rows, columns);
+    std::vector<float> x(size, 1), per_row, out(size, 7);
+    for (std::ptrdiff_t i = 0; i < rows; ++i) per_row.push_back(static_cast<float>(i + 1));
+    rlhf::token_binder<rlhf::host_space> bind("run", "x", rlhf::view<const float>(x, shape), {}, {});
+    rlhf::token_arguments<in_parts, rlhf::host_space> a;
+    a.domain = bind.domain();
+    a.in[0] = bind.token("x", rlhf::view<const float>(x, shape));
+    a.in[1] = bind.sequence("y", rlhf::view<const float>(per_row));
+    a.out[0] = bind.written("out", rlhf::output<float>(out, shape));
+    const double unit = 1;
+    a.scale[0] = {&unit, nullptr};
+    const rlhf::serial exec;
+    double figures[rlhf::sums_of<in_parts>::size];
+    auto call = exec.begin("run");
+    call.map_reduce(in_parts{}, a, figures);
+    std::size_t wrong = 0;
+    for (std::size_t j = 0; j < size; ++j)
+      wrong += out[j] != static_cast<float>(j / static_cast<std::size_t>(columns) + 1) ? 1u : 0u;
+    CHECK(wrong == 0);
+    CHECK(figures[2] == static_cast<double>(columns * rows * (rows + 1) / 2));  // exact in float
+  }
+}
+
+TEST_CASE("count: the same numbers from one thread and from many, of flags and of weights") {
+  random_numbers random(96);
+  for (const auto& [rows, columns] : {std::pair<std::ptrdiff_t, std::ptrdiff_t>{1, 200003},
+                                      {3, 70001},
+                                      {500, 300},
+                                      {20000, 7},
+                                      {2, 5}}) {
+    const rlhf::shape shape(rows, columns);
+    std::vector<std::uint8_t> mask;
+    std::vector<double> weight;
+    std::vector<double> row_tokens;
+    double tokens = 0, positions = 0, sequences = 0, weights = 0;
+    for (std::ptrdiff_t i = 0; i < rows; ++i) {
+      const double share = random.uniform();
+      double of_row = 0, weight_of_row = 0;
+      for (std::ptrdiff_t j = 0; j < columns; ++j) {
+        const bool counted = random.chance(share * share);
+        mask.push_back(counted ? static_cast<std::uint8_t>(1 + random.below(255)) : 0);
+        weight.push_back(counted ? random.uniform(0.1, 1) : 0);
+        of_row += counted ? 1 : 0;
+        weight_of_row += weight.back();
+      }
+      row_tokens.push_back(of_row);
+      tokens += of_row;
+      weights += weight_of_row;
+      sequences += of_row > 0 ? 1 : 0;
+    }
+    positions = tokens;
+    const auto check = [&](const auto& exec, const auto& given, double expected) {
+      const rlhf::view<const double> x(weight, shape);
+      rlhf::token_binder<rlhf::host_space> bind("count", "x", x, {}, {given, shape});
+      double counts[3];
+      std::vector<double> row(row_tokens.size());
+      auto call = exec.begin("count");
+      call.count(bind.domain(), counts, row.data());
+      CHECK(counts[0] == expected);
+      CHECK(counts[1] == positions);
+      CHECK(counts[2] == sequences);
+      if (expected == positions) CHECK(row == row_tokens);
+      call.count(bind.domain(), counts);
+      CHECK(counts[0] == expected);
+    };
+    check(rlhf::serial{}, mask, tokens);
+    check(rlhf::serial{}, weight, weights);
+    const thread_pool pool{3};
+    check(rlhf::parallel<thread_pool>{pool}, mask, tokens);
+    check(rlhf::parallel<thread_pool>{pool}, weight, weights);
   }
 }

@@ -3,10 +3,12 @@
 #include <doctest/doctest.h>
 
 #include <cmath>
+#include <string>
 #include <vector>
 
 #include "tests/support/backends.hpp"
 #include "tests/support/slope.hpp"
+#include "tests/support/thread_pool.hpp"
 
 using namespace rlhf_test;
 using rlhf::pair_loss;
@@ -108,4 +110,84 @@ TEST_CASE("pair_loss: with a workspace of the size the dry run names, nothing el
   std::vector<char> memory(bytes);
   CHECK(call(rlhf::serial{memory.data(), bytes}).nonfinite == 1);
   CHECK_THROWS_AS(call(rlhf::serial{memory.data(), bytes - 65}), rlhf::contract_violation);
+}
+
+TEST_CASE("pair_loss: any number of pairs has the same bits dense, strided and on two threads") {
+  for (const std::size_t n : {1u, 7u, 8u, 9u, 15u, 16u, 17u, 1000u, 2049u}) {
+    CAPTURE(n);
+    random_numbers random(n);
+    numbers chosen(n), rejected(n), weight(n), dc(n, 7), dr(n, 7), wide(2 * n, not_a_number);
+    numbers wide_dc(2 * n, 7), other_dc(n, 7), other_dr(n, 7);
+    for (std::size_t i = 0; i < n; ++i) {
+      chosen[i] = wide[2 * i] = random.uniform(-2, 2);
+      rejected[i] = random.uniform(-2, 2);
+      weight[i] = i % 5 == 3 ? 0 : 1;
+      if (weight[i] == 0) chosen[i] = wide[2 * i] = not_a_number;
+    }
+    const auto count = static_cast<index>(n);
+    const thread_pool two{2};
+    const auto run = [&](const rlhf::view<const double>& first, const rlhf::output<double>& to_chosen,
+                         const rlhf::output<double>& to_rejected, const auto& exec) {
+      return pair_loss<double>(
+          hinge{}, {.chosen_score = first, .rejected_score = rejected, .weight = weight},
+          {.d_chosen_score = to_chosen, .d_rejected_score = to_rejected},
+          {.over = reduction::mean(rlhf::local)}, exec);
+    };
+    const auto a = run(chosen, dc, dr, rlhf::serial{});
+    const auto b = run({wide.data(), {count}, {index{2}}},
+                       rlhf::view<double>(wide_dc.data(), {count}, {index{2}}), other_dr,
+                       rlhf::serial{});
+    const auto c = run(chosen, other_dc, other_dr, rlhf::parallel{two});
+    for (const auto& r : {b, c}) {
+      CHECK(r.loss == a.loss);
+      CHECK(r.margin.sum == a.margin.sum);
+      CHECK(r.pairs == a.pairs);
+      CHECK(r.reward_max == a.reward_max);
+    }
+    CHECK(other_dc == dc);
+    CHECK(other_dr == dr);
+    for (std::size_t i = 0; i < n; ++i) {
+      CHECK(wide_dc[2 * i] == dc[i]);
+      CHECK(wide_dc[2 * i + 1] == 7);
+    }
+  }
+}
+
+TEST_CASE("pair_loss: shapes and memory, dense and strided, are looked at before anything is written") {
+  numbers x{1, 2, 3}, y{3, 2, 1}, d(3, 7), wide(6, 0);
+  const auto broken = [&](const rlhf::pair_batch<double>& batch,
+                          const rlhf::pair_output<double>& output) {
+    const std::string m = message_of([&] {
+      pair_loss<double>(hinge{}, batch, output, {.over = reduction::sum()});
+    });
+    CHECK(d == numbers(3, 7));
+    CHECK(x == numbers{1, 2, 3});
+    return m;
+  };
+  const rlhf::view<const double> odd(wide.data(), {index{3}}, {index{2}});
+  const rlhf::view<double> even(wide.data() + 1, {index{3}}, {index{2}});
+  const rlhf::view<double> into(wide.data() + 2, {index{2}}, {index{1}});
+  CHECK(broken({.chosen_score = x, .rejected_score = odd}, {.d_chosen_score = even}).empty());
+  CHECK(broken({.chosen_score = odd, .rejected_score = y}, {.d_chosen_score = d, .pair_loss = d})
+            .find("pair_loss: pair_loss: expected memory of its own, but it overlaps "
+                  "d_chosen_score") == 0);
+  CHECK(broken({.chosen_score = x, .rejected_score = y}, {.d_rejected_score = x})
+            .find("pair_loss: d_rejected_score: expected memory of its own, but it overlaps "
+                  "chosen_score") == 0);
+  CHECK(broken({.chosen_score = x, .rejected_score = y}, {.d_chosen_score = into})
+            .find("pair_loss: d_chosen_score: expected shape [3], received [2]") == 0);
+  CHECK(broken({.chosen_score = x, .rejected_score = {wide.data(), {3, 2}}}, {})
+            .find("pair_loss: rejected_score: expected shape [3]") == 0);
+  CHECK(broken({.chosen_score = {wide.data(), {3, 2}}, .rejected_score = y}, {}).find("rank 1") !=
+        std::string::npos);
+  CHECK(broken({.chosen_score = x,
+                .rejected_score = rlhf::view<const double>(
+                    static_cast<const double*>(nullptr), {index{3}})},
+               {})
+            .find("its pointer is null") != std::string::npos);
+  const rlhf::view<double> one_place(d.data(), {index{3}}, {index{0}});
+  CHECK(broken({.chosen_score = x, .rejected_score = y}, {.d_chosen_score = one_place})
+            .find("its own place") != std::string::npos);
+  const rlhf::view<const double> none(static_cast<const double*>(nullptr), {index{0}});
+  CHECK(broken({.chosen_score = none, .rejected_score = none}, {}).empty());
 }

@@ -9,6 +9,7 @@
 
 #include "tests/support/backends.hpp"
 #include "tests/support/slope.hpp"
+#include "tests/support/thread_pool.hpp"
 
 using namespace rlhf_test;
 using rlhf::epsilon_mode;
@@ -212,4 +213,67 @@ TEST_CASE("whiten: a broken contract names itself and writes nothing") {
   CHECK(message_of([&] { whiten<double>({.value = y}, {.whitened = y}); }).find("overlaps") !=
         std::string::npos);
   CHECK(y == numbers(2, 7));
+}
+
+TEST_CASE("whiten: outputs that go past the caches, and any alignment, have the bits of small ones") {
+  // 17 MiB of floats: written with streaming stores where there are such.
+  const std::ptrdiff_t columns = 1027, many = 4340;
+  random_numbers random(21);
+  std::vector<float> value(static_cast<std::size_t>(many * columns + 3), 0.0f);
+  for (float& x : value) x = static_cast<float>(random.uniform(-1, 1));
+  std::vector<float> whole(value.size(), 7.0f), row(static_cast<std::size_t>(columns));
+  std::vector<std::int32_t> length(static_cast<std::size_t>(many));
+  std::vector<std::uint8_t> mask(value.size(), 1);
+  for (std::size_t i = 0; i < length.size(); ++i)
+    length[i] = static_cast<std::int32_t>(i % 7 == 0 ? i % 50 : 1027 - i % 20);
+  for (std::size_t i = 0; i < mask.size(); i += 5) mask[i] = 0;
+  const thread_pool two{2};
+  const rlhf::shape shape(many, columns);
+  for (const std::ptrdiff_t skew : {0, 1, 3})
+    for (const int kind : {0, 1, 2}) {
+      CAPTURE(skew);
+      CAPTURE(kind);
+      const rlhf::view<const float> from(value.data() + skew, shape);
+      const rlhf::view<float> to(whole.data() + skew, shape);
+      rlhf::mask_view<> flags;
+      rlhf::sequence_layout<> layout;
+      if (kind == 1) layout = rlhf::lengths(length);
+      if (kind == 2) flags = rlhf::mask_view<>(rlhf::view<const std::uint8_t>(mask.data(), shape));
+      const auto all = whiten<float>({.value = from, .mask = flags, .layout = layout},
+                                     {.whitened = to}, {}, rlhf::parallel{two});
+      const std::vector<float> on_two(whole);
+      whole.assign(whole.size(), 7.0f);
+      whiten<float>({.value = from, .mask = flags, .layout = layout}, {.whitened = to});
+      CHECK(whole == on_two);
+      std::size_t apart = 0;
+      for (const std::ptrdiff_t i : {std::ptrdiff_t{0}, std::ptrdiff_t{8}, many / 2, many - 1}) {
+        const std::ptrdiff_t at = i * columns;
+        const rlhf::view<const float> one(value.data() + skew + at, {std::ptrdiff_t{1}, columns});
+        rlhf::mask_view<> one_mask;
+        if (kind == 2)
+          one_mask = rlhf::mask_view<>(rlhf::view<const std::uint8_t>(
+              mask.data() + at, {std::ptrdiff_t{1}, columns}));
+        const std::vector<std::int32_t> one_length{length[static_cast<std::size_t>(i)]};
+        rlhf::sequence_layout<> one_layout;
+        if (kind == 1) one_layout = rlhf::lengths(one_length);
+        whiten<float>({.value = one, .mask = one_mask, .layout = one_layout},
+                      {.whitened = {row, {std::ptrdiff_t{1}, columns}}}, {.moments = all.moments});
+        for (std::size_t j = 0; j < row.size(); ++j)
+          apart += row[j] != whole[static_cast<std::size_t>(skew + at) + j] ? 1u : 0u;
+      }
+      CHECK(apart == 0);
+      if (skew > 0) CHECK(whole[0] == 7.0f);  // what is not the tensor's keeps its bits
+      whole.assign(whole.size(), 7.0f);
+    }
+}
+
+TEST_CASE("whiten: it adds where it is asked to, and masked slots keep their bits") {
+  const numbers value{1, 3, 5, 2, 2, 2};
+  const std::vector<std::uint8_t> mask{1, 1, 0, 1, 1, 1};
+  numbers plain(6, 7), added(6, 7);
+  whiten<double>({.value = value, .mask = mask}, {.whitened = plain});
+  whiten<double>({.value = value, .mask = mask}, {.whitened = rlhf::add_to(added)});
+  for (std::size_t i = 0; i < 6; ++i)
+    CHECK(added[i] == (mask[i] != 0 ? 7 + plain[i] : 7));
+  CHECK(plain[2] == 0);
 }

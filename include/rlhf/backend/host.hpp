@@ -4,6 +4,8 @@
 #include "rlhf/backend/host/count.hpp"
 #include "rlhf/backend/host/group_reduce.hpp"
 #include "rlhf/backend/host/map_reduce.hpp"
+#include "rlhf/backend/host/map_tokens.hpp"
+#include "rlhf/backend/host/moment_reduce.hpp"
 #include "rlhf/backend/host/reverse_scan.hpp"
 #include "rlhf/backend/host/row_reduce.hpp"
 #include "rlhf/math/pack.hpp"
@@ -18,6 +20,7 @@ class host_run {
   detail::arena arena_;
 
   static constexpr index flushes_per_unit = 16;
+  static constexpr index bytes_that_stay = index{16} << 20;  // larger outputs go past the caches
   static constexpr index few = 1024;  // below, waking a pool costs more than the loop
 
  public:
@@ -52,10 +55,39 @@ class host_run {
       for (index i = 0; i < n; ++i) f(i);
   }
 
+  /// A factor of all tokens, worked out once.
+  row_scale scale(const quotient& q) {
+    double* const to = allocate<double>(1);
+    if (!arena_.dry()) *to = q.value();
+    return {to, nullptr};
+  }
+  /// One number for all tokens.
+  template <class T>
+  token_input<T> constant(T x) {
+    T* const to = allocate<T>(1);
+    if (!arena_.dry()) *to = x;
+    return {to, 0, 0, 0, x};
+  }
+
   /// tokens, positions, sequences of a domain; row_weight[i], where wanted, is the sum of a row.
   void count(const token_domain<space>& domain, double* counts, double* row_weight = nullptr) {
+    const detail::count_units units(domain, exec_.concurrency());
+    detail::row_count* const partial =
+        units.size() > 1 ? allocate<detail::row_count>(units.size()) : nullptr;
+    const bool weighs = units.size() > 1 && detail::counts_weights(domain);
+    if (weighs && row_weight == nullptr) row_weight = allocate<double>(domain.rows);
     if (arena_.dry()) return;
-    detail::count_rows(domain, counts, row_weight);
+    detail::row_count all;
+    if (partial == nullptr) {
+      all = detail::count_rows(domain, 0, domain.rows, row_weight);
+    } else {
+      exec_.parallel_for(units.size(),
+                         [&](index u) { partial[u] = units.count(domain, u, row_weight); });
+      all = units.merge(domain, partial, row_weight);
+    }
+    counts[0] = all.weight;
+    counts[1] = all.positions;
+    counts[2] = all.sequences;
   }
 
   /// A contract violation that only the data can show: *count must be 0; what is below 0 is no
@@ -69,62 +101,116 @@ class host_run {
   /// See primitive/map_reduce.hpp. Writes the figures in the order of sums_of<K>.
   template <class K>
   void map_reduce(const K& kernel, const token_arguments<K, space>& a, double* sums) {
-    using T = typename K::scalar_type;
-    using V = math::native_lane<T>;
-    using totals = detail::totals<K>;
-    const index rows = a.domain.rows;
-    const index groups = (rows + rows_per_group - 1) / rows_per_group;
-    const index threads = exec_.concurrency();
-    totals* partial = nullptr;
-    index units_per_group = 1;
+    constexpr auto levels = detail::figure_tree::levels * static_cast<std::size_t>(sums_of<K>::size);
+    double level[2 * levels];
     constexpr bool figures = K::sums + K::ranges + K::observed > 0;  // else it only writes
-    if (threads > 1) {
-      if (groups < 4 * threads) units_per_group = units_of_group(a.domain);
-      if (figures) partial = allocate<totals>(groups * units_per_group);
-    }
-    if (arena_.dry()) return;
-    detail::binary_tree<totals> all;
-    if (threads <= 1) {
-      for (index g = 0; g < groups; ++g)
-        all.push(detail::run_group<V>(kernel, a, g * rows_per_group, group_end(g, rows), 0,
-                                      unlimited));
-    } else {
-      const auto unit = [&](index u) {
-        const index g = u / units_per_group;
-        const index first = u % units_per_group * flushes_per_unit * steps_per_flush;
-        const index last = units_per_group == 1 ? unlimited
-                                                : first + flushes_per_unit * steps_per_flush;
-        const totals t = detail::run_group<V>(kernel, a, g * rows_per_group, group_end(g, rows),
-                                              first, last);
-        if (figures) partial[u] = t;
-      };
-      exec_.parallel_for(groups * units_per_group, unit);
-      if constexpr (figures) {
-        for (index g = 0; g < groups; ++g) {
-          detail::binary_tree<totals> group;
-          const index steps = units_per_group == 1
-                                  ? 1
-                                  : detail::group_steps(a.domain, g * rows_per_group,
-                                                        group_end(g, rows));
-          const index units =
-              (steps + flushes_per_unit * steps_per_flush - 1) / (flushes_per_unit * steps_per_flush);
-          for (index u = 0; u < units; ++u) group.push(partial[g * units_per_group + u]);
-          all.push(group.finish());
-        }
-      }
-    }
-    all.finish().write(sums);
+    reduce_tokens(detail::work_of<math::native_lane<typename K::scalar_type>>(kernel, a), figures,
+                  level, level + levels, sums);
+  }
+
+  /// ... and then after(0) ... after(n - 1), which read the sums.
+  template <class K, class After>
+  void map_reduce(const K& kernel, const token_arguments<K, space>& a, double* sums, index n,
+                  const After& after) {
+    map_reduce(kernel, a, sums);
+    for_each(n, after);
   }
 
   /// The same kernel with one set of sums for each row: to[i * K::sums + k]. Figures other than
   /// sums are left out; each row has the order of a group of its own.
   template <class K>
   void map_reduce_rows(const K& kernel, const token_arguments<K, space>& a, double* to) {
-    using V = math::native_lane<typename K::scalar_type>;
     if (arena_.dry()) return;
+    const auto work = detail::work_of<math::native_lane<typename K::scalar_type>>(kernel, a);
     exec_.parallel_for(a.domain.rows, [&](index i) {
-      const auto t = detail::run_group<V>(kernel, a, i, i + 1, 0, unlimited);
-      for (int k = 0; k < K::sums; ++k) to[i * K::sums + k] = t.sum[k];
+      double figures[sums_of<K>::size];
+      detail::figure_tree one(figures, K::sums + 1, K::ranges);
+      work.reduce(work, i, i + 1, 0, unlimited, 1, one);
+      for (int k = 0; k < K::sums; ++k) to[i * K::sums + k] = figures[k];
+    });
+  }
+
+  /// See primitive/moment_reduce.hpp. Writes the figures in the order of moments_of<K>.
+  template <class K>
+  void moment_reduce(const K& kernel, const token_arguments<K, space>& a, double* figures) {
+    using V = math::native_lane<typename K::scalar_type>;
+    using totals = detail::moment_totals<K>;
+    const index rows = a.domain.rows;
+    const index groups = (rows + rows_per_group - 1) / rows_per_group;
+    const index threads = exec_.concurrency();
+    const index units_per_group =
+        threads > 1 && groups < 4 * threads ? units_of_group(a.domain) : 1;
+    constexpr index per_unit = flushes_per_unit * steps_per_flush;
+    totals* const partial =
+        threads > 1 ? allocate<totals>(groups * units_per_group) : nullptr;
+    if (arena_.dry()) return;
+    const auto group_end = [&](index row) {
+      return row + rows_per_group < rows ? row + rows_per_group : rows;
+    };
+    const auto unit = [&](index u) {
+      const index row = u / units_per_group * rows_per_group;
+      const index first = u % units_per_group * per_unit;
+      return detail::moments_of_group<V>(kernel, a, row, group_end(row), first,
+                                         units_per_group == 1 ? unlimited : first + per_unit);
+    };
+    if (partial != nullptr)
+      exec_.parallel_for(groups * units_per_group, [&](index u) { partial[u] = unit(u); });
+    detail::binary_tree<totals> all;
+    for (index g = 0; g < groups; ++g) {
+      if (units_per_group == 1) {
+        all.push(partial != nullptr ? partial[g] : unit(g));
+        continue;
+      }
+      const index row = g * rows_per_group;
+      const index steps = detail::group_steps(a.domain, row, group_end(row));
+      detail::binary_tree<totals> group;
+      for (index u = 0; u * per_unit < steps; ++u) group.push(partial[g * units_per_group + u]);
+      all.push(group.finish());
+    }
+    all.finish().write(figures);
+  }
+
+  /// map_reduce for a kernel that only writes, from the last token to the first: the end of what
+  /// the pass before has read is still in cache.
+  template <class K>
+  void map_tokens(const K& kernel, const token_arguments<K, space>& a) {
+    using T = typename K::scalar_type;
+    using V = math::native_lane<T>;
+    constexpr index tokens_per_unit = 32768;
+    bool wanted = false;
+    for (const auto& out : a.out) wanted = wanted || out.data != nullptr;
+    if (arena_.dry() || !wanted) return;
+    const index rows = a.domain.rows, columns = a.domain.columns;
+    const bool packed = a.domain.kind == arrangement::packed;
+    const index slots = packed ? columns : rows * columns;
+    const bool streaming = slots * static_cast<index>(sizeof(T)) > bytes_that_stay;
+    const bool touch = detail::rows_touch(a);
+    if (touch && a.domain.kind == arrangement::padded) {
+      const index units = (slots + tokens_per_unit - 1) / tokens_per_unit;
+      exec_.parallel_for(units, [&](index u) {
+        const index from = (units - 1 - u) * tokens_per_unit;
+        const index left = slots - from;
+        detail::map_range<V>(kernel, a, 0, from, left < tokens_per_unit ? left : tokens_per_unit,
+                             streaming);
+        if (streaming) detail::end_streaming();
+      });
+      return;
+    }
+    const index width = rows > 0 ? slots / rows + 1 : 1;
+    const index each = width < tokens_per_unit ? tokens_per_unit / width : 1;  // rows per unit
+    const index units = (rows + each - 1) / each;
+    exec_.parallel_for(units, [&](index u) {
+      const index from = (units - 1 - u) * each, end = from + each < rows ? from + each : rows;
+      for (index i = from; i < end;) {
+        index full = 0;
+        while (touch && i + full < end && a.domain.length(i + full) == columns) ++full;
+        if (full > 0)
+          detail::map_range<V>(kernel, a, i, 0, full * columns, streaming);
+        else
+          detail::map_row<V>(kernel, a, i, streaming);
+        i += full > 0 ? full : 1;
+      }
+      if (streaming) detail::end_streaming();
     });
   }
 
@@ -236,9 +322,47 @@ class host_run {
  private:
   static constexpr index unlimited = index{1} << 62;
 
-  static index group_end(index g, index rows) {
-    const index end = (g + 1) * rows_per_group;
-    return end < rows ? end : rows;
+  /// The same text for every kernel of one scalar. `level` and `spare` are memory for trees.
+  template <class T>
+  RLHF_NOINLINE void reduce_tokens(const detail::token_work<T>& work, bool wanted, double* level,
+                                   double* spare, double* sums) {
+    const token_domain<space>& domain = *work.domain;
+    const index groups = (domain.rows + rows_per_group - 1) / rows_per_group;
+    const index threads = exec_.concurrency();
+    detail::figure_tree all(level, work.sums + 1, work.ranges);
+    double* partial = nullptr;
+    index units_per_group = 1;
+    if (threads > 1) {
+      if (groups < 4 * threads) units_per_group = units_of_group(domain);
+      partial = allocate<double>(groups * units_per_group * all.size());
+    }
+    if (arena_.dry()) return;
+    if (threads <= 1) {
+      work.reduce(work, 0, groups, 0, unlimited, rows_per_group, all);
+    } else {
+      constexpr index unit_steps = flushes_per_unit * steps_per_flush;
+      exec_.parallel_for(groups * units_per_group, [&](index u) {
+        const index g = u / units_per_group;
+        const index first = u % units_per_group * unit_steps;
+        const index last = units_per_group == 1 ? unlimited : first + unit_steps;
+        detail::figure_tree one(partial + u * all.size(), work.sums + 1, work.ranges);
+        work.reduce(work, g, g + 1, first, last, rows_per_group, one);
+      });
+      for (index g = 0; wanted && g < groups; ++g) {
+        const index row = g * rows_per_group;
+        const index end = row + rows_per_group < domain.rows ? row + rows_per_group : domain.rows;
+        const index steps = units_per_group == 1 ? 1 : detail::group_steps(domain, row, end);
+        detail::figure_tree group(spare, work.sums + 1, work.ranges);
+        for (index u = 0; u * unit_steps < steps; ++u) {
+          const double* const from = partial + (g * units_per_group + u) * all.size();
+          for (int k = 0; k < all.size(); ++k) group.next()[k] = from[k];
+          group.push();
+        }
+        group.finish(all.next());
+        all.push();
+      }
+    }
+    all.finish(sums);
   }
 
   /// Units that hold any group of such a batch: from extents alone, so that scratch memory does not

@@ -19,6 +19,10 @@
 ///     RLHF_PORTABLE_PACKS    packs without compiler intrinsics; slower, for new machines and tests
 ///     RLHF_ALLOW_FAST_MATH   accept -ffast-math, and with it NaN that may go unseen
 
+#if defined(RLHF_SINGLE_HEADER)
+#error "Include rlhf's single header or headers of its folder include/, not both in one unit."
+#endif
+
 #if defined(__FAST_MATH__) || defined(_M_FP_FAST) || defined(__ASSOCIATIVE_MATH__) || \
     (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__ > 0)
 #if defined(RLHF_ALLOW_FAST_MATH)

@@ -192,7 +192,7 @@ result_of<Exec, kl_estimate_result> kl_estimate(const kl_estimate_batch<T, space
 
   auto run = exec.begin(function);
   double* const figures = run.template allocate<double>(token_counts::size + sums_of<K>::size);
-  double* const row_weight = run.template allocate<double>(domain.rows);
+  double* const row_weight = detail::allocate_row_weight(run, domain.rows, config.over);
   run.count(domain, figures, row_weight);
   detail::check_count(run, config.over, figures);
   const token_input<T> observed[] = {log_prob, ref, old};

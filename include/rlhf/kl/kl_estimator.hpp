@@ -32,7 +32,7 @@ struct kl_terms {
 /// One token's estimate and its slope. A clamp of 0 is none; where a clamp holds the estimator is
 /// constant, as in the peers that have one, so it takes part by preset only.
 template <lane V>
-RLHF_HOST_DEVICE kl_terms<V> kl_estimate(const V& delta, const V& ratio, kl_estimator estimator,
+RLHF_HOST_DEVICE RLHF_INLINE kl_terms<V> kl_estimate(const V& delta, const V& ratio, kl_estimator estimator,
                                          kl_weighting weighting, scalar_of<V> input_clamp,
                                          scalar_of<V> output_clamp) {
   const V zero = math::constant<V>(0);
@@ -54,10 +54,12 @@ RLHF_HOST_DEVICE kl_terms<V> kl_estimate(const V& delta, const V& ratio, kl_esti
       value = math::constant<V>(0.5) * x * x;
       slope = x;
       break;
-    case kl_estimator::k3:
-      value = math::k3(x);
-      slope = math::k3_slope(x);
+    case kl_estimator::k3: {
+      const math::k3_terms_of<V> k3 = math::k3_terms(x);
+      value = k3.value;
+      slope = k3.slope;
       break;
+    }
     case kl_estimator::absolute:
       value = math::abs(x);
       slope = math::select(x > zero, one, math::select(x < zero, -one, zero));

@@ -40,6 +40,32 @@ RLHF_HOST_DEVICE RLHF_INLINE V k3_slope(const V& d) {
   return -expm1(-d);
 }
 
+template <class V>
+struct k3_terms_of {
+  V value;  // k3(d)
+  V slope;  // k3_slope(d)
+};
+
+/// k3 and its slope from one exponential, the bits of k3(d) and k3_slope(d) for d >= -88 (double:
+/// -709).
+template <lane V>
+RLHF_HOST_DEVICE RLHF_INLINE k3_terms_of<V> k3_terms(const V& d) {
+  if constexpr (requires { lane_traits<V>::k3(d); }) {
+    return {k3(d), k3_slope(d)};
+  } else {
+    using T = scalar_of<V>;
+    using K = detail::exp_constants<T>;
+    const V half = constant<V>(0.5);
+    const V x = (min)(-d, constant<V>(K::highest));
+    const detail::exp_parts<V> e = detail::wide_exp_parts((max)(x, constant<V>(K::vanished)), -1);
+    const V rise = e.scale - half;
+    const V halved = fma(e.scale, e.second, fma(e.scale, e.r, rise - half * x));
+    const V grown = fma(e.scale, e.first, rise);
+    const T unit = T(1) / static_cast<T>(std::uint64_t{2} << detail::format<T>::mantissa_bits);
+    return {halved + halved, select(abs(d) < constant<V>(unit), d, -(grown + grown))};
+  }
+}
+
 /// What a policy loss and its metrics need of one log-ratio.
 template <class V>
 struct ratio_terms_of {

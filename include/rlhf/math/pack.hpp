@@ -116,8 +116,13 @@ struct lane_traits<pack<T>> {
   static constexpr bool is_float = sizeof(T) == sizeof(float);
 
   RLHF_INLINE static V constant(T c) {
-    const values zero = {};
-    return {zero + c};
+    if constexpr (width == 8) {
+      return {values{c, c, c, c, c, c, c, c}};
+    } else if constexpr (width == 4) {
+      return {values{c, c, c, c}};
+    } else {
+      return {values{c, c}};
+    }
   }
 
   RLHF_INLINE static bits to_bits(const V& x) { return __builtin_bit_cast(bits, x.native); }
@@ -282,7 +287,20 @@ struct lane_traits<pack<T>> {
     __builtin_memcpy(p, &x.native, sizeof(values));
   }
 
-  RLHF_INLINE static mask load_flags(const std::uint8_t* p) {
+  RLHF_INLINE static mask load_flags(const std::uint8_t* p) { return flags_of<true>(p); }
+  /// The opposite of load_flags, for the same price.
+  RLHF_INLINE static mask load_no_flags(const std::uint8_t* p) { return flags_of<false>(p); }
+
+  template <bool Set, class X>
+  RLHF_INLINE static auto compared(const X& wide) {
+    if constexpr (Set) {
+      return wide > 0;
+    } else {
+      return wide == 0;
+    }
+  }
+  template <bool Set>
+  RLHF_INLINE static mask flags_of(const std::uint8_t* p) {
 #if RLHF_DETAIL_X86 && RLHF_PACK_BYTES == 32 && !defined(__clang__)
     // g++ 12 widens bytes one by one; the instruction does all of them.
     typedef char sixteen __attribute__((vector_size(16)));
@@ -292,13 +310,13 @@ struct lane_traits<pack<T>> {
       __builtin_memcpy(&packed, p, 8);
       const two low = {packed, 0};
       const auto wide = __builtin_ia32_pmovzxbd256(__builtin_bit_cast(sixteen, low));
-      return {__builtin_bit_cast(flags, wide) > 0};
+      return {compared<Set>(__builtin_bit_cast(flags, wide))};
     } else {
       std::int32_t packed;
       __builtin_memcpy(&packed, p, 4);
       const two low = {packed, 0};
       const auto wide = __builtin_ia32_pmovzxbq256(__builtin_bit_cast(sixteen, low));
-      return {__builtin_bit_cast(flags, wide) > 0};
+      return {compared<Set>(__builtin_bit_cast(flags, wide))};
     }
 #elif RLHF_DETAIL_X86 && RLHF_PACK_BYTES == 16 && !defined(__clang__)
     // Bytes are interleaved with zeros twice. SSE2 compares 32 bits at most: a double takes two.
@@ -317,15 +335,15 @@ struct lane_traits<pack<T>> {
                                                  17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
     const sixteen twice =
         __builtin_shufflevector(once, zero, 0, 1, 16, 17, 2, 3, 18, 19, 4, 5, 20, 21, 6, 7, 22, 23);
-    return {__builtin_bit_cast(flags, __builtin_bit_cast(four, twice) > 0)};
+    return {__builtin_bit_cast(flags, compared<Set>(__builtin_bit_cast(four, twice)))};
 #elif RLHF_DETAIL_X86
     typename detail::vectors<T>::bytes bytes;
     __builtin_memcpy(&bytes, p, sizeof(bytes));
-    return {__builtin_convertvector(bytes, flags) > 0};
+    return {compared<Set>(__builtin_convertvector(bytes, flags))};
 #else
     flags wide;
     for (int i = 0; i < width; ++i) wide[i] = p[i];
-    return {wide > 0};
+    return {compared<Set>(wide)};
 #endif
   }
 

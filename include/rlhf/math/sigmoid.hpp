@@ -32,6 +32,18 @@ RLHF_HOST_DEVICE RLHF_INLINE two_parts<V> one_plus(const two_parts<V>& e) {
   return {sum, (e.high - (sum - one)) + e.low};
 }
 
+/// e / (1 + e) where `small` is true, else 1 / (1 + e).
+template <lane V>
+RLHF_HOST_DEVICE RLHF_INLINE V fraction_of_sum(const mask_of<V>& small, const two_parts<V>& e) {
+  const V zero = constant<V>(0);
+  const two_parts<V> sum = one_plus(e);
+  const V top = select(small, e.high, constant<V>(1));
+  const V top_rest = select(small, e.low, zero);
+  const V quotient = top / sum.high;
+  const V rest = fma(-quotient, sum.low, top_rest);
+  return fma(rest, rough_reciprocal_of_sum(sum.high), quotient);
+}
+
 }  // namespace detail
 
 /// 1 / (1 + e^-x).
@@ -44,17 +56,23 @@ RLHF_HOST_DEVICE RLHF_INLINE V sigmoid(const V& x) {
   if constexpr (requires { lane_traits<V>::sigmoid(x); }) {
     return lane_traits<V>::sigmoid(x);
   } else {
-    const V zero = constant<V>(0);
-    const mask_of<V> negative = x < zero;
-    const detail::two_parts<V> e = detail::exp_of_minus_abs(x);
-    const detail::two_parts<V> sum = detail::one_plus(e);
-    const V top = select(negative, e.high, constant<V>(1));
-    const V top_rest = select(negative, e.low, zero);
-    const V quotient = top / sum.high;
-    const V rest = fma(-quotient, sum.low, top_rest);
-    return fma(rest, detail::rough_reciprocal_of_sum(sum.high), quotient);
+    return detail::fraction_of_sum(x < constant<V>(0), detail::exp_of_minus_abs(x));
   }
 }
+
+/// What the losses over pairs are made of, from one exponential: the bits of the four functions.
+template <lane V>
+struct logistic_parts {
+  V softplus, softplus_of_minus;  // log(1 + e^x), log(1 + e^-x)
+  V sigmoid, sigmoid_of_minus;
+};
+
+/// softplus and sigmoid of x and of -x.
+///
+/// Edges     those of softplus and sigmoid
+/// Numerics  those of softplus and sigmoid, bit by bit
+template <lane V>
+RLHF_HOST_DEVICE RLHF_INLINE logistic_parts<V> logistic(const V& x);
 
 /// The slope of sigmoid: sigmoid(x) sigmoid(-x) = e / (1 + e)², e = exp(-|x|). Even in x.
 ///
@@ -85,6 +103,19 @@ RLHF_HOST_DEVICE RLHF_INLINE V softplus(const V& x) {
     return lane_traits<V>::softplus(x);
   } else {
     return detail::plus_log1p_of_fraction((max)(x, constant<V>(0)), detail::exp_of_minus_abs(x));
+  }
+}
+
+template <lane V>
+RLHF_HOST_DEVICE RLHF_INLINE logistic_parts<V> logistic(const V& x) {
+  if constexpr (requires { lane_traits<V>::softplus(x); }) {
+    return {softplus(x), softplus(-x), sigmoid(x), sigmoid(-x)};
+  } else {
+    const V zero = constant<V>(0);
+    const detail::two_parts<V> e = detail::exp_of_minus_abs(x);
+    return {detail::plus_log1p_of_fraction((max)(x, zero), e),
+            detail::plus_log1p_of_fraction((max)(-x, zero), e),
+            detail::fraction_of_sum(x < zero, e), detail::fraction_of_sum(-x < zero, e)};
   }
 }
 

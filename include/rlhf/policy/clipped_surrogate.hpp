@@ -7,7 +7,7 @@ namespace rlhf::inline RLHF_COMPUTE::formula {
 /// The loss of one token, its slope, and which clip decides: −min(ratio·A, clip(ratio)·A), for
 /// A < 0 not above −dual·A where dual is finite.
 template <lane V>
-RLHF_HOST_DEVICE policy_terms<V> clipped_surrogate(const V& ratio, const V& advantage,
+RLHF_HOST_DEVICE RLHF_INLINE policy_terms<V> clipped_surrogate(const V& ratio, const V& advantage,
                                                    const V& ratio_floor, const V& ratio_ceiling,
                                                    const V& dual) {
   const V zero = math::constant<V>(0);
@@ -15,15 +15,17 @@ RLHF_HOST_DEVICE policy_terms<V> clipped_surrogate(const V& ratio, const V& adva
   const mask_of<V> negative = advantage < zero;
   const mask_of<V> positive = advantage > zero;
   // A > 0 is cut above, A < 0 below and, by the dual clip, far above; A = 0 is cut nowhere.
-  const mask_of<V> low = negative & (ratio < ratio_floor);
-  const mask_of<V> high = positive & (ratio > ratio_ceiling);
-  const mask_of<V> far = negative & (ratio > dual);
-  const V used = math::select(
-      low, ratio_floor, math::select(high, ratio_ceiling, math::select(far, dual, ratio)));
-  const V loss = -(used * advantage);
-  const V slope = -(ratio * advantage);  // d ratio / d log_prob = ratio
-  return {.loss = loss,
-          .d_log_prob = math::select(low | high | far, zero, slope),
+  const V lowest = math::select(negative, ratio_floor, zero);
+  const V highest = math::select(positive, ratio_ceiling, dual);
+  const V used = math::clamp(ratio, lowest, highest);
+  const mask_of<V> low = used > ratio;  // false for NaN: a NaN stays visible in the slope
+  const mask_of<V> above = used < ratio;
+  const mask_of<V> high = above & positive;
+  const mask_of<V> far = above & negative;
+  const V against = -advantage;
+  const V slope = ratio * against;  // d ratio / d log_prob = ratio
+  return {.loss = used * against,
+          .d_log_prob = math::select(low | above, zero, slope),
           .clipped_low = math::select(low, one, zero),
           .clipped_high = math::select(high, one, zero),
           .dual_clipped = math::select(far, one, zero)};
@@ -48,6 +50,7 @@ using clipped_surrogate_result = policy_result;
 /// The formula with its constants: what policy_loss and the fused log-prob layer run.
 template <scalar T>
 struct clipped_surrogate_term {
+  static constexpr bool silent = true;
   T ratio_floor, ratio_ceiling, dual;
 
   clipped_surrogate_term(const char* function, double clip_low, double clip_high,

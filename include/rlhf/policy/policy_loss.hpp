@@ -173,9 +173,19 @@ constexpr bool needs_old() {
     return true;
 }
 
+/// Whether loss, slope and counts are 0 where every input is 0: a term says so by `static constexpr
+/// bool silent = true`, and saves the choice between them and 0 under a mask.
+template <class Term>
+constexpr bool is_silent_term() {
+  if constexpr (requires { Term::silent; })
+    return Term::silent;
+  else
+    return false;
+}
+
 /// The formula, and its slope: written out, or, when it returns the loss alone, from dual numbers.
 template <class Term, lane V>
-RLHF_HOST_DEVICE policy_terms<V> evaluate(const Term& term, const policy_token<V>& t) {
+RLHF_HOST_DEVICE RLHF_INLINE policy_terms<V> evaluate(const Term& term, const policy_token<V>& t) {
   if constexpr (std::same_as<std::remove_cv_t<decltype(term(t))>, V>) {
     using D = math::dual<V>;
     const V one = math::constant<V>(1), zero = math::constant<V>(0);
@@ -240,6 +250,9 @@ struct policy_kernel {
   static constexpr int scaled_sums = Full ? 3 : 1;  // policy, KL and entropy term of the loss
   enum metric_sum { low, high, dual, k1, k2, k3, ratio, saturated, kl, entropy };
   static constexpr int plain_sum = scaled_sums + saturated;  // counts tokens, whatever they weigh
+  RLHF_HOST_DEVICE static constexpr bool whole(int k) {  // zeros and ones
+    return k >= scaled_sums + low && k <= scaled_sums + dual;
+  }
   static constexpr int metrics = Full ? 10 : 8;
   static constexpr int sums = scaled_sums + metrics;
   static constexpr int ranges = 1;
@@ -250,47 +263,64 @@ struct policy_kernel {
   bool with_kl = false;
   T input_clamp = 0, output_clamp = 0;
 
+  // See primitive/map_reduce.hpp: the exponential and what hangs on it alone, then the formula.
+  static constexpr int kept = sequences ? 2 : 1;
+  static constexpr int first_inputs = 2;
+  static constexpr bool early(int k) { return k >= scaled_sums + k1 && k <= scaled_sums + ratio; }
+  static constexpr bool silent(int k) {
+    return k != scaled_sums + ratio && (early(k) || is_silent_term<Term>()) && !Full;
+  }
+  static constexpr bool silent_outputs = !Full && is_silent_term<Term>();
+  static constexpr int rare_sum = Full ? -1 : plain_sum;
+
+  template <class V>
+  RLHF_HOST_DEVICE RLHF_INLINE static V is_beyond(const V& log_ratio) {
+    return math::select(log_ratio > math::constant<V>(80), math::constant<V>(1),
+                        math::constant<V>(0));
+  }
+
   template <class Token>
-  RLHF_HOST_DEVICE RLHF_INLINE void operator()(Token& t) const {
+  RLHF_HOST_DEVICE RLHF_INLINE void first(Token& t) const {
+    using V = std::remove_cvref_t<decltype(t.in[0])>;
+    const V log_ratio = math::bounded(t.in[log_prob] - t.in[old_log_prob]);
+    const auto own = math::ratio_terms(log_ratio);  // exp and exp − 1 − x from one exp
+    t.kept[0] = own.ratio;
+    if constexpr (sequences) {
+      t.kept[1] = own.ratio;
+      t.kept[0] = math::exp(math::bounded(t.in[row_log_ratio_in]));
+    }
+    V* const metric = t.sum + scaled_sums;
+    metric[k1] = log_ratio;
+    metric[k2] = log_ratio * log_ratio;
+    metric[k3] = own.k3;
+    metric[ratio] = t.kept[0];
+    t.range[0] = t.kept[0];
+  }
+
+  template <class Token>
+  RLHF_HOST_DEVICE RLHF_INLINE void second(Token& t) const {
     using V = std::remove_cvref_t<decltype(t.in[0])>;
     const V zero = math::constant<V>(0);
-    const V one = math::constant<V>(1);
     const V raw = t.in[log_prob] - t.in[old_log_prob];
-    const V log_ratio = math::bounded(raw);
-    const auto exponential = math::ratio_terms(log_ratio);  // exp and exp − 1 − x from one exp
-    policy_token<V> token{t.in[log_prob],
-                          t.in[old_log_prob],
-                          behaviour ? t.in[behaviour ? behaviour_log_prob : 0] : zero,
-                          t.in[advantage],
-                          log_ratio,
-                          exponential.ratio};
-    V beyond = math::abs(raw);
-    if constexpr (sequences) {
-      const V row = t.in[row_log_ratio_in];
-      token.log_ratio = math::bounded(row);
-      token.ratio = math::exp(token.log_ratio);
-      beyond = (math::max)(beyond, math::abs(row));
-    }
+    const policy_token<V> token{t.in[log_prob],
+                                t.in[old_log_prob],
+                                behaviour ? t.in[behaviour ? behaviour_log_prob : 0] : zero,
+                                t.in[advantage],
+                                math::bounded(sequences ? t.in[sequences ? row_log_ratio_in : 0] : raw),
+                                t.kept[0]};
     const policy_terms<V> terms = evaluate(term, token);
-
     V* const metric = t.sum + scaled_sums;
     metric[low] = terms.clipped_low;
     metric[high] = terms.clipped_high;
     metric[dual] = terms.dual_clipped;
-    metric[k1] = -log_ratio;
-    metric[k2] = math::constant<V>(0.5) * log_ratio * log_ratio;
-    metric[k3] = exponential.k3;
-    metric[ratio] = token.ratio;
-    t.range[0] = token.ratio;
-
-    const V limit = math::constant<V>(80);
     if constexpr (!Full) {
-      metric[saturated] = math::select(beyond > limit, one, zero);
       t.sum[0] = terms.loss * t.scale[policy_loss];
       t.out[d_log_prob] = terms.d_log_prob * t.scale[policy_gradient];
     } else {
       const V weight = t.in[coefficient_in];
       const V upstream = t.in[upstream_in];
+      V beyond = math::abs(raw);
+      if constexpr (sequences) beyond = (math::max)(beyond, math::abs(t.in[row_log_ratio_in]));
       V slope;
       if constexpr (Level == ratio_level::sequence)
         slope = t.in[row_slope_in] * t.scale[policy_gradient];
@@ -298,7 +328,7 @@ struct policy_kernel {
         slope = terms.d_log_prob * weight * t.scale[policy_gradient] * upstream;
       V kl_value = zero;
       if (with_kl) {
-        const auto k = formula::kl_estimate(t.in[log_prob] - t.in[ref_in], exponential.ratio,
+        const auto k = formula::kl_estimate(t.in[log_prob] - t.in[ref_in], t.kept[kept - 1],
                                             estimator, weighting, input_clamp, output_clamp);
         kl_value = k.value;
         if (estimator == kl_estimator::k3)  // exp(−delta) is the one that is bounded
@@ -308,7 +338,7 @@ struct policy_kernel {
       t.sum[0] = terms.loss * weight * t.scale[policy_loss];
       t.sum[1] = kl_value * t.scale[kl_loss];
       t.sum[2] = t.in[entropy_in] * t.scale[entropy_loss];
-      metric[saturated] = math::select(beyond > limit, one, zero);
+      metric[saturated] = is_beyond(beyond);
       metric[kl] = kl_value;
       metric[entropy] = t.in[entropy_in];
       t.out[d_log_prob] = slope;
@@ -316,6 +346,23 @@ struct policy_kernel {
       t.out[ratio_out] = token.ratio;
       t.out[d_entropy] = -(t.scale[entropy_gradient] * upstream);
     }
+  }
+
+  /// Whether some ratio is so near to exp(±80) that its log-ratio may lie beyond.
+  template <class V>
+  static RLHF_INLINE mask_of<V> is_extreme(const V* lowest, const V* highest) {
+    return (lowest[0] < math::constant<V>(2e-35)) | (highest[0] > math::constant<V>(5e34));
+  }
+  template <class Token>
+  RLHF_HOST_DEVICE RLHF_INLINE void rare(Token& t) const {
+    t.sum[plain_sum] = is_beyond(math::abs(t.in[log_prob] - t.in[old_log_prob]));
+  }
+
+  template <class Token>
+  RLHF_HOST_DEVICE RLHF_INLINE void operator()(Token& t) const {
+    first(t);
+    second(t);
+    if constexpr (!Full) rare(t);
   }
 
   static policy_result read(const double* figures) {
@@ -338,8 +385,8 @@ struct policy_kernel {
     r.clip_fraction = r.clip_fraction_low + r.clip_fraction_high;
     r.clip_fraction.count = r.tokens;
     r.dual_clip_fraction = {m[dual], r.tokens};
-    r.approx_kl_k1 = {m[k1], r.tokens};
-    r.approx_kl_k2 = {m[k2], r.tokens};
+    r.approx_kl_k1 = {0 - m[k1], r.tokens};  // the sums are of log ratio and its square
+    r.approx_kl_k2 = {0.5 * m[k2], r.tokens};
     r.approx_kl_k3 = {m[k3], r.tokens};
     r.ratio = {m[ratio], r.tokens};
     r.saturated = m[saturated];
@@ -448,7 +495,6 @@ bound_policy<T, Space> bind_policy(const char* function, const policy_batch<T, S
 /// left, and the factors of each term.
 template <scalar T, class Space>
 struct planned_policy {
-  double* row_weight = nullptr;
   screened_domain<Space> screened;
   loss_scales<T> policy, kl, entropy;
 };
@@ -460,8 +506,9 @@ RLHF_NOINLINE planned_policy<T, Space> plan_policy(Run& run, const bound_policy<
                                                    const upstream_scale<T, Space>& upstream,
                                                    double* counts) {
   planned_policy<T, Space> plan;
-  plan.row_weight = run.template allocate<double>(p.domain.rows);
-  run.count(p.domain, counts, plan.row_weight);
+  double* const row_weight =
+      allocate_row_weight(run, p.domain.rows, config.over, p.kl_over, p.entropy_over);
+  run.count(p.domain, counts, row_weight);
   check_count(run, config.over, counts);
   if (p.with_kl) check_count(run, p.kl_over, counts);
   if (config.entropy.coefficient.given()) check_count(run, p.entropy_over, counts);
@@ -469,7 +516,7 @@ RLHF_NOINLINE planned_policy<T, Space> plan_policy(Run& run, const bound_policy<
                                      p.weight,   p.ref,          p.entropy};
   plan.screened = screen_nonfinite<T>(run, p.domain, observed, config.nonfinite);
   const auto term = [&](const aggregation& over, const coefficient& factor) {
-    return plan_loss<T>(run, p.domain, over, counts, plan.row_weight, group_id, upstream, p.weight,
+    return plan_loss<T>(run, p.domain, over, counts, row_weight, group_id, upstream, p.weight,
                         factor);
   };
   plan.policy = term(config.over, 1);

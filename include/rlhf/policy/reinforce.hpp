@@ -6,7 +6,7 @@ namespace rlhf::inline RLHF_COMPUTE::formula {
 
 /// The score-function loss of one token: −A·log_prob.
 template <lane V>
-RLHF_HOST_DEVICE policy_terms<V> reinforce(const V& log_prob, const V& advantage) {
+RLHF_HOST_DEVICE RLHF_INLINE policy_terms<V> reinforce(const V& log_prob, const V& advantage) {
   const V slope = -advantage;
   return {.loss = slope * log_prob, .d_log_prob = slope};
 }
@@ -27,6 +27,7 @@ using reinforce_result = policy_result;
 /// The formula: what policy_loss and the fused log-prob layer run.
 struct reinforce_term {
   static constexpr bool needs_old_log_prob = false;
+  static constexpr bool silent = true;
   template <lane V>
   RLHF_HOST_DEVICE RLHF_INLINE policy_terms<V> operator()(const policy_token<V>& t) const {
     return formula::reinforce(t.log_prob, t.advantage);

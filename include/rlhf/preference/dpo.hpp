@@ -65,8 +65,9 @@ struct dpo_terms {
 /// win·softplus(−z) + lose·softplus(z): every variant is one choice of the two weights.
 template <lane V>
 RLHF_HOST_DEVICE RLHF_INLINE dpo_terms<V> dpo(const V& z, const V& win, const V& lose) {
-  const V loss = win * math::softplus(-z) + lose * math::softplus(z);
-  const V slope = lose * math::sigmoid(z) - win * math::sigmoid(-z);
+  const auto of = math::logistic(z);
+  const V loss = win * of.softplus_of_minus + lose * of.softplus;
+  const V slope = lose * of.sigmoid - win * of.sigmoid_of_minus;
   return {.loss = loss, .d_margin = slope};
 }
 
@@ -78,6 +79,7 @@ namespace rlhf::inline RLHF_COMPUTE {
 template <scalar T>
 struct dpo_term {
   static constexpr bool uses_reference = true;
+  static constexpr bool uses_target = false;
   T beta, win, lose;
 
   dpo_term(const char* function, double beta_of_config, dpo_variant variant, double smoothing) {

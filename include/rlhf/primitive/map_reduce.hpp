@@ -27,25 +27,70 @@ namespace rlhf::inline RLHF_COMPUTE {
 /// counted, their outputs become +0, and what it computes for them is thrown away. Under a mask of
 /// weights a sum is weighted around it too, but for the first `scaled_sums`, whose factor is.
 ///
+/// What a kernel may say beside, for the host's sake; no bit depends on it:
+///
+///     static constexpr int kept = n;    // it comes in two parts, operator() being one after the other:
+///     first(t); second(t);              // the first fills t.kept[n], every range and some sums, the
+///                                       // second reads t.kept and fills the others and every out
+///     static constexpr bool early(int k);        // sum k is filled by first
+///     static constexpr int first_inputs = m;     // leading inputs that first reads
+///     static constexpr bool silent(int k);       // sum k is ±0 for inputs of 0 only
+///     static constexpr bool silent_outputs = b;  // so is every out
+///     static constexpr int rare_sum = k;  // sum k counts tokens and is 0 but where some
+///     rare(t);                            // range is_extreme(low, high); this fills it alone
+///
+/// A tile of tokens is then swept twice in the nearest cache, with registers for either half.
+///
+/// `static constexpr bool whole(int k)`, where it has one, names sums that only add zeros and ones
+/// while no weights are given: no order of additions changes them, and a device takes any.
+///
 /// Sums have one order that depends on row lengths alone: rows in groups of 64; a row starts at lane
 /// 0 of 16 and takes max(1, ceil(L / 16)) steps; lanes carry on from row to row, go to double every
 /// 64 steps and at the group's end; a binary tree over those, then over groups.
 template <class K, class Space>
 struct token_arguments;
 
+/// factor · (*factor_at) / (count · divisor) · upstream · (*upstream_at), or 0 for a count of 0:
+/// what multiplies every token of a loss. What is null is 1, or the number beside it.
+struct quotient {
+  double count = 1;
+  const double* counted = nullptr;  ///< takes the place of count
+  double divisor = 1;
+  double factor = 1;
+  const double* factor_at = nullptr;
+  double upstream = 1;
+  const double* upstream_at = nullptr;
+  RLHF_HOST_DEVICE double value() const {
+    const double n = counted != nullptr ? *counted : count;
+    const double f = factor_at != nullptr ? factor * *factor_at : factor;
+    const double share = n > 0 ? f / (n * divisor) : 0;
+    return share * (upstream_at != nullptr ? upstream * *upstream_at : upstream);
+  }
+};
+
 /// A factor per row: *uniform, times per_row[i] where given. It lies in the executor's memory, so
-/// that a normaliser may be computed there.
+/// that a normaliser may be computed there. run.scale(quotient) makes one; on a device it stays a
+/// quotient until a kernel reads it, which saves a launch.
 struct row_scale {
   const double* uniform = nullptr;
   const double* per_row = nullptr;
+  quotient where_read = {};  ///< where uniform is null
   RLHF_HOST_DEVICE double at(index i) const {
-    return per_row == nullptr ? *uniform : *uniform * per_row[i];
+    const double all = uniform != nullptr ? *uniform : where_read.value();
+    return per_row == nullptr ? all : all * per_row[i];
   }
 };
 
 namespace detail {
 /// The extent of an array that may be empty.
 RLHF_HOST_DEVICE constexpr std::size_t at_least_one(int n) { return n > 0 ? static_cast<std::size_t>(n) : 1; }
+template <class K>
+constexpr int kept_lanes() {
+  if constexpr (requires { K::kept; })
+    return K::kept;
+  else
+    return 0;
+}
 }  // namespace detail
 
 template <class K, class Space>
@@ -66,6 +111,7 @@ struct token_lanes {
   V out[detail::at_least_one(K::outputs)];
   V sum[detail::at_least_one(K::sums)];
   V range[detail::at_least_one(K::ranges)];
+  V kept[detail::at_least_one(detail::kept_lanes<K>())];
 };
 
 /// Whether a sum is to be multiplied by the weights of a mask: not those that hold a factor `scale`,

@@ -146,6 +146,24 @@ class token_binder {
     }
   }
 
+  template <class W>
+  void check_weights(const W* weights) const {
+    const index step = domain_.mask_stride();
+    for (index i = 0; i < domain_.rows; ++i) {
+      const W* const row = weights + domain_.mask_offset(i);
+      const index n = domain_.length(i);
+      bool wrong = false;  // one look at the end, so that the loop has no branch
+      for (index j = 0; j < n; ++j) wrong |= !detail::is_weight(static_cast<double>(row[j * step]));
+      if (!wrong) [[likely]]
+        continue;
+      for (index j = 0; j < n; ++j) {
+        const double w = static_cast<double>(row[j * step]);
+        if (!detail::is_weight(w))
+          detail::fail(function_, names_.mask, "weights of 0, or from 1e-30 to 1e30", w);
+      }
+    }
+  }
+
   RLHF_NOINLINE void bind_mask(const mask_view<Space>& mask) {
     if (!mask) return;
     if (!(mask.shape() == token_shape_)) [[unlikely]]
@@ -156,14 +174,8 @@ class token_binder {
          false);
     domain_.mask = mask;
     if constexpr (std::same_as<Space, host_space>) {
-      if (mask.kind() != mask_kind::flag)
-        for (index i = 0; i < domain_.rows; ++i)
-          for (index j = 0, at = domain_.mask_offset(i); j < domain_.length(i);
-               ++j, at += domain_.mask_stride()) {
-            const double w = mask.at(at);
-            if (!detail::is_weight(w)) [[unlikely]]
-              detail::fail(function_, names_.mask, "weights of 0, or from 1e-30 to 1e30", w);
-          }
+      if (mask.kind() == mask_kind::weight32) check_weights(static_cast<const float*>(mask.data()));
+      if (mask.kind() == mask_kind::weight64) check_weights(static_cast<const double*>(mask.data()));
     }
   }
 

@@ -18,8 +18,9 @@ RLHF_HOST_DEVICE RLHF_INLINE bradley_terry_terms<V> bradley_terry(const V& chose
                                                                   const V& rejected_reward,
                                                                   const V& margin) {
   const V z = (chosen_reward - rejected_reward) - margin;
-  const V slope = math::sigmoid(-z);
-  return {.loss = math::softplus(-z), .d_chosen_reward = -slope, .d_rejected_reward = slope};
+  const auto of = math::logistic(z);
+  const V slope = of.sigmoid_of_minus;
+  return {.loss = of.softplus_of_minus, .d_chosen_reward = -slope, .d_rejected_reward = slope};
 }
 
 /// The same against a target: the chosen answer is better with probability `target`.

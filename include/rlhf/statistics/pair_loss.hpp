@@ -76,26 +76,79 @@ struct pair_result {
 
 inline namespace RLHF_CHECKS {
 
-/// Turns rank-1 views of one length into a domain of one row: the pair counterpart of token_binder.
+/// Turns rank-1 views of one length into a domain of one row, with every check of shape, memory and
+/// overlap: the pair counterpart of token_binder. A batch of pairs may be eight numbers long, so
+/// tensors without gaps take a short way through the checks.
 template <class Space>
 class pair_binder {
+  struct named_range {
+    const char* name;
+    detail::byte_range bytes;
+    bool written;
+  };
+
+  static constexpr int most_tensors = 16;
+
   const char* function_;
-  shape pairs_;
-  token_binder<Space> row_;
+  index pairs_;
   token_domain<Space> domain_;
+  named_range seen_[most_tensors];
+  int seen_count_ = 0;
+  bool any_written_ = false;
 
   template <class V>
-  static const V& leading(const char* function, const char* name, const V& v) {
-    if (!v) [[unlikely]]
-      detail::fail(function, name, "a tensor: this input is required");
-    if (v.rank() != 1) [[unlikely]]
-      detail::fail_shape(function, name, "rank 1, one number per pair", v.shape());
-    return v;
-  }
-  template <class V>
   void match(const char* name, const V& v) const {
-    if (!(v.shape() == pairs_)) [[unlikely]]
-      detail::fail_shape(function_, name, pairs_, v.shape());
+    if (v.rank() != 1 || v.size(0) != pairs_) [[unlikely]]
+      detail::fail_shape(function_, name, shape(pairs_), v.shape());
+  }
+  RLHF_NOINLINE void fail_overlap(const char* name, const char* other) const {
+    detail::sentence s;
+    s.add("memory of its own, but it overlaps ").add(other);
+    detail::fail(function_, name, s.c_str());
+  }
+  void note(const char* name, const detail::byte_range& bytes, bool written) {
+    note(name, bytes.begin, bytes.end, written, bytes.pitch, bytes.width);
+  }
+  /// Numbers instead of a range: they stay in registers.
+  void note(const char* name, std::uintptr_t begin, std::uintptr_t end, bool written,
+            std::uintptr_t pitch, std::uintptr_t width) {
+    any_written_ = any_written_ || written;
+    for (int k = any_written_ ? 0 : seen_count_; k < seen_count_; ++k)
+      if ((written || seen_[k].written) && begin < seen_[k].bytes.end &&
+          seen_[k].bytes.begin < end &&
+          detail::overlap({begin, end, pitch, width}, seen_[k].bytes)) [[unlikely]]
+        fail_overlap(name, seen_[k].name);
+    if (seen_count_ < most_tensors) seen_[seen_count_++] = {name, {begin, end, pitch, width}, written};
+  }
+  /// Checks the memory of a tensor of the right shape.
+  template <class T>
+  void note_memory(const char* name, const view<T, Space>& v, bool written) {
+    const auto at = reinterpret_cast<std::uintptr_t>(v.data());
+    if (v.stride(0) == 1 && at != 0 && at % alignof(T) == 0 && pairs_ > 0) [[likely]] {
+      const std::uintptr_t bytes = static_cast<std::uintptr_t>(pairs_) * sizeof(T);
+      note(name, at, at + bytes, written, 0, bytes);
+    } else {
+      note_any_memory(name, v, written);
+    }
+  }
+  template <class T>
+  RLHF_NOINLINE void note_any_memory(const char* name, const view<T, Space>& v, bool written) {
+    detail::check_memory(function_, name, v);
+    if (written) detail::check_distinct(function_, name, v);
+    note(name, detail::bytes_of(v), written);
+  }
+  RLHF_NOINLINE void bind_weight(const mask_view<Space>& weight) {
+    match("weight", weight);
+    detail::check_indices(function_, "weight", weight);
+    domain_.mask = detail::as_row(weight);
+    if constexpr (std::same_as<Space, host_space>) {
+      if (weight.kind() == mask_kind::flag) return;
+      for (index i = 0; i < pairs_; ++i) {
+        const double w = weight.at(i * weight.stride(0));
+        if (!detail::is_weight(w)) [[unlikely]]
+          detail::fail(function_, "weight", "weights of 0, or from 1e-30 to 1e30", w);
+      }
+    }
   }
 
  public:
@@ -103,22 +156,16 @@ class pair_binder {
   template <class T>
   pair_binder(const char* function, const char* name, const view<T, Space>& first,
               const mask_view<Space>& weight)
-      : function_(function),
-        pairs_(leading(function, name, first).shape()),
-        row_(function, name, detail::as_row(first), {}, {}),
-        domain_(row_.domain()) {
-    if (!weight) return;
-    match("weight", weight);
-    detail::check_indices(function, "weight", weight);
-    domain_.mask = detail::as_row(weight);
-    if constexpr (std::same_as<Space, host_space>) {
-      if (weight.kind() == mask_kind::flag) return;
-      for (index i = 0; i < pairs_.size[0]; ++i) {
-        const double w = weight.at(i * weight.stride(0));
-        if (!detail::is_weight(w)) [[unlikely]]
-          detail::fail(function, "weight", "weights of 0, or from 1e-30 to 1e30", w);
-      }
-    }
+      : function_(function), pairs_(first.size(0)) {
+    if (!first) [[unlikely]]
+      detail::fail(function, name, "a tensor: this input is required");
+    if (first.rank() != 1) [[unlikely]]
+      detail::fail_shape(function, name, "rank 1, one number per pair", first.shape());
+    if (pairs_ < 0) [[unlikely]]
+      detail::check_memory(function, name, first);
+    domain_.rows = 1;
+    domain_.columns = pairs_;
+    if (weight) bind_weight(weight);
   }
 
   const token_domain<Space>& domain() const { return domain_; }
@@ -129,7 +176,8 @@ class pair_binder {
     if (!v) [[unlikely]]
       detail::fail(function_, name, "a tensor: this input is required");
     match(name, v);
-    return row_.token(name, detail::as_row(v));
+    note_memory(name, v, false);
+    return {v.data(), 0, 0, v.stride(0), T(0)};
   }
   template <class T>
   token_input<T> pair(const char* name, const view<const T, Space>& v, T absent) {
@@ -142,7 +190,8 @@ class pair_binder {
   token_output<T> written(const char* name, const output<T, Space>& v) {
     if (!v) return {};
     match(name, v);
-    return row_.written(name, detail::as_row(v));
+    note_memory(name, static_cast<const view<T, Space>&>(v), true);
+    return {v.data(), 0, 0, v.stride(0), v.accumulate};
   }
   /// Fills the upstream fields of pair_arguments.
   template <class Pairs, class T>
@@ -151,10 +200,14 @@ class pair_binder {
     pairs.upstream_number = scale || scale.device != nullptr ? 1 : scale.number;
     pairs.upstream_at = scale.device;
   }
-  void unused(const char* name, bool given) const { row_.unused(name, given); }
+  /// A field this call has no use for must not be given.
+  void unused(const char* name, bool given) const {
+    if (given) [[unlikely]]
+      detail::fail(function_, name, "to be left out: this call does not use it");
+  }
   /// Memory of a tensor that is bound elsewhere; what is written must not overlap it.
-  void occupy(const char* name, detail::byte_range bytes, bool is_written) {
-    row_.occupy(name, bytes, is_written);
+  void occupy(const char* name, const detail::byte_range& bytes, bool is_written) {
+    note(name, bytes, is_written);
   }
 };
 
@@ -210,6 +263,15 @@ constexpr bool uses_reference() {
     return false;
 }
 
+/// Whether a formula reads the target; one that does not saves an input.
+template <class Term>
+constexpr bool uses_target() {
+  if constexpr (requires { Term::uses_target; })
+    return Term::uses_target;
+  else
+    return true;
+}
+
 /// Whether the rewards of a formula are its scores, so that they need not be summed twice.
 template <class Term>
 constexpr bool rewards_are_scores() {
@@ -248,11 +310,12 @@ struct pair_kernel {
   static constexpr bool with_reference = uses_reference<Term>();
 
   enum input { chosen, rejected, ref_chosen, ref_rejected };
+  static constexpr bool with_target = uses_target<Term>();
   static constexpr int margin_in = with_reference ? 4 : 2;
-  static constexpr int target_in = margin_in + 1;
-  static constexpr int upstream_in = margin_in + 2;
-  static constexpr int inputs = margin_in + 3;
-  static constexpr int observed = margin_in + 2;
+  static constexpr int target_in = margin_in + (with_target ? 1 : 0);
+  static constexpr int upstream_in = target_in + 1;
+  static constexpr int inputs = upstream_in + 1;
+  static constexpr int observed = upstream_in;
   enum out { d_chosen, d_rejected, pair_loss };
   static constexpr int outputs = 3;
   enum factor { loss, gradient };
@@ -283,7 +346,7 @@ struct pair_kernel {
                               with_reference ? t.in[with_reference ? ref_chosen : 0] : zero,
                               with_reference ? t.in[with_reference ? ref_rejected : 0] : zero,
                               t.in[margin_in],
-                              t.in[target_in]};
+                              with_target ? t.in[target_in] : one};
     const pair_terms<V> terms = evaluate_pair(term, pair);
     const V slope = t.scale[gradient] * t.in[upstream_in];
     t.out[d_chosen] = terms.d_chosen * slope;
@@ -337,7 +400,6 @@ const double* reduce_pairs(Run& run, const Term& term, const pair_arguments<T, S
                            const pair_config& config) {
   using K = detail::pair_kernel<T, Term>;
   double* const figures = run.template allocate<double>(token_counts::size + sums_of<K>::size);
-  double* const scale = run.template allocate<double>(2);
   run.count(pairs.domain, figures);
   detail::check_count(run, config.over.by(), figures);
   const token_input<T> observed[] = {pairs.chosen,       pairs.rejected, pairs.ref_chosen,
@@ -345,8 +407,11 @@ const double* reduce_pairs(Run& run, const Term& term, const pair_arguments<T, S
   const auto screened = screen_nonfinite<T>(run, pairs.domain, observed, config.nonfinite);
   const normaliser& by = config.over.by();
   const double* const counted = by.is_local() ? figures : nullptr;
-  run.for_each(1, detail::uniform_scale{by.value(), by.device(), counted, 1, 1, nullptr, scale});
-  run.for_each(1, detail::scale_by{scale, pairs.upstream_number, pairs.upstream_at, scale + 1});
+  // One number for all pairs: the host then fills no more than it uses.
+  const auto given = [&](const token_input<T>& x) {
+    return x.data != nullptr ? x : run.constant(x.absent);
+  };
+  quotient share{.count = by.value(), .counted = counted != nullptr ? counted : by.device()};
 
   token_arguments<K, Space> a;
   a.domain = screened.domain;
@@ -356,14 +421,16 @@ const double* reduce_pairs(Run& run, const Term& term, const pair_arguments<T, S
     a.in[K::ref_chosen] = pairs.ref_chosen;
     a.in[K::ref_rejected] = pairs.ref_rejected;
   }
-  a.in[K::margin_in] = pairs.margin;
-  a.in[K::target_in] = pairs.target;
-  a.in[K::upstream_in] = pairs.upstream;
+  a.in[K::margin_in] = given(pairs.margin);
+  if constexpr (K::with_target) a.in[K::target_in] = given(pairs.target);
+  a.in[K::upstream_in] = given(pairs.upstream);
   a.out[K::d_chosen] = pairs.d_chosen;
   a.out[K::d_rejected] = pairs.d_rejected;
   a.out[K::pair_loss] = pairs.pair_loss;
-  a.scale[K::loss].uniform = scale;
-  a.scale[K::gradient].uniform = scale + 1;
+  a.scale[K::loss] = run.scale(share);
+  share.upstream = pairs.upstream_number;
+  share.upstream_at = pairs.upstream_at;
+  a.scale[K::gradient] = run.scale(share);
   double* const sums = figures + token_counts::size;
   run.map_reduce(K{term}, a, sums);
   if (screened.dropped != nullptr)
@@ -390,7 +457,8 @@ pair_result read_pairs(const double* figures) {
 /// that returns the loss of one pair, or pair_terms<V> with its slopes written out. Where it
 /// returns the loss alone, dual numbers give the slopes, and the rewards are score − ref score. A
 /// formula that reads ref_chosen and ref_rejected says `static constexpr bool uses_reference =
-/// true`; one whose rewards are its scores may save two sums by `rewards_are_scores = true`.
+/// true`; one whose rewards are its scores may save two sums by `rewards_are_scores = true`, and one
+/// that does not read the target an input by `uses_target = false`.
 ///
 /// Shapes    every tensor: [pairs], any stride
 /// Units     weight: a flag, or a weight >= 0; 0 = the pair is ignored

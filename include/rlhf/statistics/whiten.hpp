@@ -114,18 +114,35 @@ struct whiten_constants {
   }
 };
 
-template <scalar T>
+/// The constants of whitening, in lanes.
+template <lane V>
+struct whiten_lanes {
+  V mean, mean_rest, scale, back;
+
+  template <class Token>
+  RLHF_HOST_DEVICE RLHF_INLINE void operator()(Token& t) const {
+    // Two steps: the first is exact near the mean, so a mean of 1e6 costs no digit.
+    const V centred = (t.in[0] - mean) - mean_rest;
+    t.out[0] = math::fma(centred, scale, back);
+  }
+};
+
+/// `Observed`: 1 to count non-finite numbers, 0 where the moments have done so.
+template <scalar T, int Observed>
 struct whiten_kernel {
   using scalar_type = T;
-  static constexpr int inputs = 1, observed = 1, outputs = 1, sums = 0, ranges = 0;
+  static constexpr int inputs = 1, observed = Observed, outputs = 1, sums = 0, ranges = 0;
   static constexpr int scales = 0, scaled_sums = 0;
   const T* constant;
   template <class Token>
   RLHF_HOST_DEVICE RLHF_INLINE void operator()(Token& t) const {
-    using V = std::remove_cvref_t<decltype(t.in[0])>;
-    // Two steps: the first is exact near the mean, so a mean of 1e6 costs no digit.
-    const V centred = (t.in[0] - math::constant<V>(constant[0])) - math::constant<V>(constant[1]);
-    t.out[0] = centred * math::constant<V>(constant[2]) + math::constant<V>(constant[3]);
+    in_lanes<std::remove_cvref_t<decltype(t.in[0])>>()(t);
+  }
+  /// For loops whose stores might otherwise change what `constant` points to.
+  template <class V>
+  RLHF_HOST_DEVICE RLHF_INLINE whiten_lanes<V> in_lanes() const {
+    return {math::constant<V>(constant[0]), math::constant<V>(constant[1]),
+            math::constant<V>(constant[2]), math::constant<V>(constant[3])};
   }
 };
 
@@ -212,18 +229,23 @@ inline void check_whiten(const char* function, const whiten_config& config) {
   expects(config.moments->m2 >= 0, function, "moments", "m2 >= 0", config.moments->m2);
 }
 
-/// The moments of the call or the given ones, in `figures`, behind the counts.
+/// The moments of the call or the given ones, in `figures`, behind the counts, and the constants
+/// that follow from them.
 template <scalar T, class Run, class Space>
 void whiten_moments(Run& run, const screened_domain<Space>& screened, const token_input<T>& value,
-                    const whiten_config& config, double* figures) {
+                    const whiten_config& config, double* figures, T* constant) {
+  using at = moments_figures<identity_series>;
   double* const to = figures + token_counts::size;
+  const whiten_constants<T> constants{to, config.ddof, config.epsilon, config.epsilon_mode,
+                                      config.shift_mean, to + at::size, constant};
   if (config.moments) {
     run.for_each(1, store_moments{*config.moments, to});
+    run.for_each(1, constants);
     return;
   }
   const double* const kept = count_kept(run, screened, figures);
   const token_input<T> in[] = {value};
-  gather_moments<T>(run, identity_series{}, screened.domain, in, kept, to);
+  gather_moments<T, false>(run, identity_series{}, screened.domain, in, kept, to, constants);
 }
 
 }  // namespace detail
@@ -245,10 +267,10 @@ void whiten_moments(Run& run, const screened_domain<Space>& screened, const toke
 ///           ddof + 1 have variance 0 and give exactly 0 (their mean with shift_mean = false),
 ///           whatever epsilon is; an empty mask gives zeros; NaN or inf in a counted token makes
 ///           all of them NaN, unless .nonfinite drops it
-/// Numerics  moments in two shifted passes, in double; (value − mean) without cancellation of the
-///           mean's own rounding: mean 1e6 with standard deviation 1 keeps 1e-6
-/// Cost      three passes over value and mask, one where the moments are given; host: no
-///           allocation with a workspace
+/// Numerics  moments as masked_moments; (value − mean) without cancellation of the mean's own
+///           rounding: mean 1e6 with standard deviation 1 keeps 1e-6
+/// Cost      mask read once for the weights, then two passes over value and mask, one where the
+///           moments are given; host: no allocation with a workspace
 /// Source    the transform of Ziegler et al. 2019, arXiv:1909.08593 (code: lm-human-preferences)
 /// Elsewhere TRL, verl masked_whiten, OpenRLHF masked_normalize (floor, ddof 0), slime
 ///           distributed_masked_whiten; torchtune whiten, whose shift_mean means the opposite
@@ -257,7 +279,8 @@ result_of<Exec, whiten_result> whiten(const masked_values<T, space_of<Exec>>& ba
                                       const whiten_output<T, space_of<Exec>>& output,
                                       const whiten_config& config = {}, const Exec& exec = {}) {
   using Space = space_of<Exec>;
-  using K = detail::whiten_kernel<T>;
+  using K = detail::whiten_kernel<T, 0>;
+  using Counting = detail::whiten_kernel<T, 1>;
   using at = detail::moments_figures<detail::identity_series>;
   const char* const function = "whiten";
   const bool row = detail::one_row(batch);
@@ -269,20 +292,28 @@ result_of<Exec, whiten_result> whiten(const masked_values<T, space_of<Exec>>& ba
   auto run = exec.begin(function);
   double* const figures = run.template allocate<double>(token_counts::size + at::size + 2);
   T* const constant = run.template allocate<T>(4);
-  double* const sums = run.template allocate<double>(sums_of<K>::size);
+  double* const sums = run.template allocate<double>(sums_of<Counting>::size);
   run.count(bind.domain(), figures);
   const token_input<T> observed[] = {value};
   const auto screened = screen_nonfinite<T>(run, bind.domain(), observed, config.nonfinite);
-  detail::whiten_moments<T>(run, screened, value, config, figures);
+  detail::whiten_moments<T>(run, screened, value, config, figures, constant);
   double* const to = figures + token_counts::size;
-  run.for_each(1, detail::whiten_constants<T>{to, config.ddof, config.epsilon, config.epsilon_mode,
-                                              config.shift_mean, to + at::size, constant});
-  token_arguments<K, Space> a;
-  a.domain = screened.domain;
-  a.in[0] = value;
-  a.out[0] = whitened;
-  run.map_reduce(K{constant}, a, sums);
-  run.for_each(1, detail::scale_by{sums + sums_of<K>::nonfinite, 1, nullptr, to + at::nonfinite});
+  const auto apply = [&]<class Kernel>(const Kernel& kernel, const auto& pass) {
+    token_arguments<Kernel, Space> a;
+    a.domain = screened.domain;
+    a.in[0] = value;
+    a.out[0] = whitened;
+    pass(kernel, a);
+  };
+  if (config.moments) {
+    apply(Counting{constant}, [&](const auto& kernel, const auto& a) {
+      run.map_reduce(kernel, a, sums, 1,
+                     detail::scale_by{sums + sums_of<Counting>::nonfinite, 1, nullptr,
+                                      to + at::nonfinite});
+    });
+  } else {
+    apply(K{constant}, [&](const auto& kernel, const auto& a) { run.map_tokens(kernel, a); });
+  }
   if (screened.dropped != nullptr)
     run.for_each(1, detail::add_dropped{screened.dropped, to + at::nonfinite});
   return run.template finish<whiten_result>(figures, &detail::read_whiten);
@@ -301,7 +332,7 @@ result_of<Exec, whiten_result> whiten(const masked_values<T, space_of<Exec>>& ba
 /// Edges     masked positions get gradient 0, and their d_whitened is not read; variance 0: s = 0,
 ///           so the gradient is 0 (with shift_mean = false: that of the mean)
 /// Numerics  as whiten; sums of products: fixed tree, in double
-/// Cost      four passes over value and mask, two where the moments are given
+/// Cost      three passes over value and mask, two where the moments are given
 /// Source    derived by hand; tests hold it against differences
 template <scalar T, executor Exec = serial>
 result_of<Exec, whiten_result> whiten_backward(
@@ -332,20 +363,18 @@ result_of<Exec, whiten_result> whiten_backward(
   run.count(bind.domain(), figures);
   const token_input<T> observed[] = {value};
   const auto screened = screen_nonfinite<T>(run, bind.domain(), observed, config.nonfinite);
-  detail::whiten_moments<T>(run, screened, value, config, figures);
+  detail::whiten_moments<T>(run, screened, value, config, figures, constant);
   double* const to = figures + token_counts::size;
-  run.for_each(1, detail::whiten_constants<T>{to, config.ddof, config.epsilon, config.epsilon_mode,
-                                              config.shift_mean, to + at::size, constant});
   token_arguments<P, Space> first;
   token_arguments<K, Space> second;
   first.domain = second.domain = screened.domain;
   first.in[0] = second.in[0] = value;
   first.in[1] = second.in[1] = u;
   second.out[0] = d_value;
-  run.map_reduce(P{constant}, first, products);
-  run.for_each(
-      1, detail::whiten_slopes<T>{to, products, config.ddof, config.epsilon, config.epsilon_mode,
-                                  config.shift_mean, config.moments.has_value(), slope});
+  run.map_reduce(
+      P{constant}, first, products, 1,
+      detail::whiten_slopes<T>{to, products, config.ddof, config.epsilon, config.epsilon_mode,
+                               config.shift_mean, config.moments.has_value(), slope});
   run.for_each(1, detail::store_one{one});
   second.scale[0].uniform = one;
   run.map_reduce(K{constant, slope}, second, unread);

@@ -23,7 +23,7 @@ void check_memory(const char* function, const char* argument, const view<T, Spac
 }
 
 /// A weight is 0, or a number that float and double can both hold and multiply by.
-RLHF_HOST_DEVICE constexpr bool is_weight(double w) { return w == 0 || (w >= 1e-30 && w <= 1e30); }
+RLHF_HOST_DEVICE constexpr bool is_weight(double w) { return (w == 0) | ((w >= 1e-30) & (w <= 1e30)); }
 
 /// An output must not write one element twice.
 template <class T, class Space>

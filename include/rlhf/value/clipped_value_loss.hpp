@@ -245,7 +245,7 @@ result_of<Exec, clipped_value_result> clipped_value_loss(
   const auto execute = [&]<bool Clipped>() -> result_of<Exec, clipped_value_result> {
     using K = detail::value_kernel<T, Clipped>;
     double* const figures = run.template allocate<double>(token_counts::size + sums_of<K>::size);
-    double* const row_weight = run.template allocate<double>(domain.rows);
+    double* const row_weight = detail::allocate_row_weight(run, domain.rows, config.over);
     run.count(domain, figures, row_weight);
     detail::check_count(run, config.over, figures);
     const token_input<T> observed[] = {value, returns, old_value};

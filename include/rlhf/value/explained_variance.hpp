@@ -89,9 +89,9 @@ inline explained_variance_result read_explained_variance(const double* figures) 
 /// Edges     masked positions are not read; equal returns, one token, or none: defined() is false
 ///           and both figures are 0; NaN or inf in a counted token reaches both, unless .nonfinite
 ///           drops it
-/// Numerics  moments in two shifted passes, in double, merged exactly; population and unbiased
+/// Numerics  shifted moments, in double, merged exactly, as masked_moments; population and unbiased
 ///           variance give the same ratio
-/// Cost      two passes over value, returns and mask; host: no allocation with a workspace
+/// Cost      mask read once for the weights, then one pass; host: no allocation with a workspace
 /// Source    the coefficient of determination; textbook
 /// Elsewhere torchrl, verl, NeMo-RL (centred); lm-human-preferences (uncentred)
 template <scalar T, executor Exec = serial>
@@ -109,12 +109,13 @@ result_of<Exec, explained_variance_result> explained_variance(
                                bind.token("returns", detail::row_if(row, batch.returns))};
 
   auto run = exec.begin(function);
-  double* const counts = run.template allocate<double>(token_counts::size);
   double* const figures = run.template allocate<double>(at::size);
+  double* const counts = run.template allocate<double>(token_counts::size);
   run.count(bind.domain(), counts);
   const auto screened = screen_nonfinite<T>(run, bind.domain(), in, config.nonfinite);
   const double* const kept = detail::count_kept(run, screened, counts);
-  detail::gather_moments<T>(run, detail::value_series{}, screened.domain, in, kept, figures);
+  detail::gather_moments<T, false>(run, detail::value_series{}, screened.domain, in, kept,
+                                   figures);
   if (screened.dropped != nullptr)
     run.for_each(1, detail::add_dropped{screened.dropped, figures + at::nonfinite});
   return run.template finish<explained_variance_result>(figures, &detail::read_explained_variance);

@@ -9,8 +9,9 @@
 
 namespace rlhf::inline v1::detail {
 
-/// The scratch memory of one call: bumps through the caller's workspace, or, without one, takes
-/// blocks from the heap and frees them at the end. A dry arena only adds up.
+/// The scratch memory of one call: bumps through the caller's workspace, or, without one, through a
+/// little memory of its own, and then takes blocks from the heap and frees them at the end. A dry
+/// arena only adds up.
 class arena {
   static constexpr std::size_t alignment = 64;
   static constexpr std::size_t largest = static_cast<std::size_t>(-1) / 4;
@@ -25,6 +26,9 @@ class arena {
   std::size_t used_ = 0;
   block* blocks_ = nullptr;
   bool dry_;
+  static constexpr std::size_t little = 1024;  // the scalars of a small call: no heap for those
+  std::size_t little_used_ = 0;
+  alignas(alignment) std::byte little_[little];
 
  public:
   arena(const char* function, void* workspace, std::size_t bytes, bool dry)
@@ -72,6 +76,10 @@ class arena {
         fail(function_, "workspace", s.c_str(), static_cast<index>(given_));
       }
       return base_ + (used_ - bytes);
+    }
+    if (bytes <= little - little_used_) {
+      little_used_ += bytes;
+      return little_ + (little_used_ - bytes);
     }
     auto* const head =
         static_cast<block*>(::operator new(bytes + alignment, std::align_val_t(alignment)));

@@ -6,10 +6,22 @@
 
 namespace rlhf::inline RLHF_COMPUTE::detail {
 
-/// Bytes that are not 0, eight at a time.
-inline index count_flags(const std::uint8_t* flags, index n) {
+/// Bytes that are not 0.
+RLHF_NOINLINE inline index count_flags(const std::uint8_t* flags, index n) {
+  typedef std::uint8_t sixteen __attribute__((vector_size(16)));
   index count = 0;
   index j = 0;
+  while (n - j >= 64) {
+    // A byte counts up to 255 rounds before it is read.
+    const index end = n - j < 255 * 16 ? j + (n - j) / 16 * 16 : j + 255 * 16;
+    sixteen sum = {};
+    for (; j < end; j += 16) {
+      sixteen x;
+      __builtin_memcpy(&x, flags + j, 16);
+      sum -= __builtin_bit_cast(sixteen, x != 0);
+    }
+    for (int l = 0; l < 16; ++l) count += sum[l];
+  }
   for (; j + 8 <= n; j += 8) {
     std::uint64_t word;
     __builtin_memcpy(&word, flags + j, 8);
@@ -21,65 +33,196 @@ inline index count_flags(const std::uint8_t* flags, index n) {
   return count;
 }
 
+struct flags_seen {
+  bool all;
+  bool some;
+};
+
+/// Whether all, and whether some of n bytes are not 0, n a multiple of 16.
+RLHF_NOINLINE inline flags_seen look_at_flags(const std::uint8_t* flags, index n) {
+  typedef std::uint8_t sixteen __attribute__((vector_size(16)));
+  typedef std::uint64_t two __attribute__((vector_size(16)));
+  sixteen any = {};
+  sixteen holes = {};
+  for (index j = 0; j < n; j += 16) {
+    sixteen x;
+    __builtin_memcpy(&x, flags + j, 16);
+    any |= x;
+    holes |= __builtin_bit_cast(sixteen, x == 0);
+  }
+  const two some = __builtin_bit_cast(two, any);
+  const two lacks = __builtin_bit_cast(two, holes);
+  return {(lacks[0] | lacks[1]) == 0, (some[0] | some[1]) != 0};
+}
+
+/// The last of n bytes that is not 0, plus one; 0 where there is none.
+inline index last_flag(const std::uint8_t* flags, index n) {
+  while (n > 0 && flags[n - 1] == 0) {
+    std::uint64_t word = 0;
+    if (n >= 8) __builtin_memcpy(&word, flags + n - 8, 8);
+    n -= n >= 8 && word == 0 ? 8 : 1;
+  }
+  return n;
+}
+
+/// token_domain::valid_length, with the flags of a row read eight at a time.
+template <class Space>
+RLHF_NOINLINE index last_counted(const token_domain<Space>& domain, index i) {
+  if (domain.mask.kind() != mask_kind::flag || domain.mask_stride() != 1)
+    return domain.valid_length(i);
+  return last_flag(
+      static_cast<const std::uint8_t*>(domain.mask.data()) + domain.mask_offset(i),
+      domain.length(i));
+}
+
+/// What a row, or a part of a domain, has.
 struct row_count {
   double weight = 0;
   double positions = 0;
+  double sequences = 0;
 };
 
+/// Positions [from, to) of row i.
 template <class Space>
-row_count count_row(const token_domain<Space>& domain, index i) {
-  const index n = domain.length(i);
+row_count count_span(const token_domain<Space>& domain, index i, index from, index to) {
   const mask_view<Space>& mask = domain.mask;
-  if (mask.kind() == mask_kind::none)
-    return {static_cast<double>(n), static_cast<double>(n)};
   row_count r;
-  if (n == 0) return r;
-  const index at = domain.mask_offset(i), step = domain.mask_stride();
-  if (mask.kind() == mask_kind::flag) {
-    const auto* const flags = static_cast<const std::uint8_t*>(mask.data()) + at;
-    index count = 0;
-    if (step == 1)
-      count = count_flags(flags, n);
-    else
-      for (index j = 0; j < n; ++j) count += flags[j * step] != 0 ? 1 : 0;
-    r.weight = r.positions = static_cast<double>(count);
-    return r;
+  const index step = domain.mask_stride();
+  const index n = to - from;
+  const auto sum = [&](const auto* w) {
+    // Added one by one, as on every backend; a 0 changes nothing.
+    double weight = 0;
+    index positions = 0;
+    for (index j = 0; j < n; ++j) {
+      const double x = static_cast<double>(w[j * step]);
+      weight += x > 0 ? x : 0;
+      positions += x > 0 ? 1 : 0;
+    }
+    r.weight = weight;
+    r.positions = static_cast<double>(positions);
+  };
+  if (n > 0) {
+    const index at = domain.mask_offset(i) + from * step;
+    switch (mask.kind()) {
+      case mask_kind::none: r.positions = r.weight = static_cast<double>(n); break;
+      case mask_kind::flag: {
+        const auto* const flags = static_cast<const std::uint8_t*>(mask.data()) + at;
+        index count = 0;
+        if (step == 1)
+          count = count_flags(flags, n);
+        else
+          for (index j = 0; j < n; ++j) count += flags[j * step] != 0 ? 1 : 0;
+        r.positions = r.weight = static_cast<double>(count);
+        break;
+      }
+      case mask_kind::weight32: sum(static_cast<const float*>(mask.data()) + at); break;
+      case mask_kind::weight64: sum(static_cast<const double*>(mask.data()) + at); break;
+    }
   }
-  for (index j = 0; j < n; ++j) {
-    const double w = mask.at(at + j * step);
-    if (!(w > 0)) continue;
-    r.weight += w;
-    r.positions += 1;
-  }
+  r.sequences = r.positions > 0 ? 1 : 0;
   return r;
 }
 
-/// Tokens, positions and sequences of a domain; row_weight[i], where wanted, is the sum of a row.
 template <class Space>
-RLHF_NOINLINE void count_rows(const token_domain<Space>& domain, double* counts,
-                              double* row_weight) {
-  double weight = 0;
-  index positions = 0, sequences = 0;
+row_count count_row(const token_domain<Space>& domain, index i) {
+  return count_span(domain, i, 0, domain.length(i));
+}
+
+/// Rows [first, last), one after the other.
+template <class Space>
+RLHF_NOINLINE row_count count_rows(const token_domain<Space>& domain, index first, index last,
+                                   double* row_weight) {
+  row_count all;
   if (domain.mask.kind() == mask_kind::none) {
-    for (index i = 0; i < domain.rows; ++i) {
+    index positions = 0, sequences = 0;
+    for (index i = first; i < last; ++i) {
       const index n = domain.length(i);
       positions += n;
       sequences += n > 0 ? 1 : 0;
       if (row_weight != nullptr) row_weight[i] = static_cast<double>(n);
     }
-    weight = static_cast<double>(positions);
-  } else {
-    for (index i = 0; i < domain.rows; ++i) {
-      const row_count r = count_row(domain, i);
-      weight += r.weight;
-      positions += static_cast<index>(r.positions);
-      sequences += r.positions > 0 ? 1 : 0;
-      if (row_weight != nullptr) row_weight[i] = r.weight;
-    }
+    all.weight = all.positions = static_cast<double>(positions);
+    all.sequences = static_cast<double>(sequences);
+    return all;
   }
-  counts[0] = weight;
-  counts[1] = static_cast<double>(positions);
-  counts[2] = static_cast<double>(sequences);
+  for (index i = first; i < last; ++i) {
+    const row_count r = count_row(domain, i);
+    all.weight += r.weight;
+    all.positions += r.positions;
+    all.sequences += r.sequences;
+    if (row_weight != nullptr) row_weight[i] = r.weight;
+  }
+  return all;
 }
+
+template <class Space>
+bool counts_weights(const token_domain<Space>& domain) {
+  return domain.mask.kind() == mask_kind::weight32 || domain.mask.kind() == mask_kind::weight64;
+}
+
+/// How a count is shared between threads: some rows each, or, where rows are few and hold flags,
+/// stretches of them. Sizes follow from extents alone.
+class count_units {
+  static constexpr index least = 32768;  // positions worth a unit
+  index rows_ = 0;                       // per unit
+  index spans_ = 1;                      // per row
+  index units_ = 1;
+
+ public:
+  template <class Space>
+  count_units(const token_domain<Space>& domain, index threads) : rows_(domain.rows) {
+    const bool packed = domain.kind == arrangement::packed;
+    const index slots = packed ? domain.columns : domain.rows * domain.columns;
+    if (threads <= 1 || domain.mask.kind() == mask_kind::none || slots < 2 * least) return;
+    const index average = slots / domain.rows;
+    if (domain.rows < 4 * threads && domain.mask.kind() == mask_kind::flag) {
+      rows_ = 1;
+      spans_ = (domain.columns + least - 1) / least;
+    } else {
+      rows_ = average < least ? least / (average > 0 ? average : 1) : 1;
+    }
+    units_ = (domain.rows + rows_ - 1) / rows_ * spans_;
+  }
+
+  index size() const { return units_; }
+
+  template <class Space>
+  row_count count(const token_domain<Space>& domain, index u, double* row_weight) const {
+    const index row = u / spans_ * rows_;
+    if (spans_ == 1)
+      return count_rows(domain, row, row + rows_ < domain.rows ? row + rows_ : domain.rows,
+                        row_weight);
+    const index n = domain.length(row);
+    const index from = u % spans_ * least;
+    return count_span(domain, row, from < n ? from : n, from + least < n ? from + least : n);
+  }
+
+  /// The bits of count_rows over all rows: flags are whole numbers, weights are added row by row.
+  template <class Space>
+  row_count merge(const token_domain<Space>& domain, const row_count* partial,
+                  double* row_weight) const {
+    row_count all;
+    for (index u = 0; u < units_;) {
+      row_count unit;
+      for (index s = 0; s < spans_; ++s, ++u) {
+        unit.weight += partial[u].weight;
+        unit.positions += partial[u].positions;
+        unit.sequences += partial[u].sequences;
+      }
+      if (spans_ > 1) {
+        unit.sequences = unit.positions > 0 ? 1 : 0;
+        if (row_weight != nullptr) row_weight[u / spans_ - 1] = unit.weight;
+      }
+      all.weight += unit.weight;
+      all.positions += unit.positions;
+      all.sequences += unit.sequences;
+    }
+    if (counts_weights(domain)) {
+      all.weight = 0;
+      for (index i = 0; i < domain.rows; ++i) all.weight += row_weight[i];
+    }
+    return all;
+  }
+};
 
 }  // namespace rlhf::inline RLHF_COMPUTE::detail

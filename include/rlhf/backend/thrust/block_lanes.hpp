@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <thread>
 
 #include "rlhf/primitive/map_reduce.hpp"
 
@@ -107,7 +108,11 @@ class serial_block {
   RLHF_HOST_DEVICE void fetched() const {}
   static index take(index* counter) { return __atomic_fetch_add(counter, 1, __ATOMIC_RELAXED); }
   static void publish(int* flag, int value) { __atomic_store_n(flag, value, __ATOMIC_RELEASE); }
-  static int observe(const int* flag) { return __atomic_load_n(flag, __ATOMIC_ACQUIRE); }
+  static int observe(const int* flag) {
+    const int value = __atomic_load_n(flag, __ATOMIC_ACQUIRE);
+    if (value == 0) std::this_thread::yield();  // to the thread that is waited for
+    return value;
+  }
   static double published(const double* x) { return *x; }
 };
 

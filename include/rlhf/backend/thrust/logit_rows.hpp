@@ -305,18 +305,17 @@ struct logit_pass {
       row_state s = {};
       const index k = first_slot + r;
       if (k < pass.slots) {
-        const auto& a = pass.a;
         s.token.place = pass.place(k);
         const row_place& at = s.token.place;
         s.token.weight = 0;
-        if (at.position >= 0 && at.position < a.domain.length(at.sequence))
-          s.token.weight = a.domain.mask.at(a.domain.mask_offset(at.sequence) +
-                                            at.position * a.domain.mask_stride());
+        if (at.position >= 0 && at.position < pass.a.domain.length(at.sequence))
+          s.token.weight = pass.a.domain.mask.at(pass.a.domain.mask_offset(at.sequence) +
+                                            at.position * pass.a.domain.mask_stride());
         s.counts = s.token.weight > 0;
-        s.logits = a.logits.at(at.sequence, at.begin, at.position);
-        if (a.gradient.data != nullptr)
-          s.gradient = a.gradient.at(at.sequence, at.begin, at.position);
-        s.label = s.counts && a.label ? a.label_of(at) : -1;
+        s.logits = pass.a.logits.at(at.sequence, at.begin, at.position);
+        if (pass.a.gradient.data != nullptr)
+          s.gradient = pass.a.gradient.at(at.sequence, at.begin, at.position);
+        s.label = s.counts && pass.a.label ? pass.a.label_of(at) : -1;
         s.fills = !s.counts;
         if (!s.counts) pass.kernel.masked(at);
       }

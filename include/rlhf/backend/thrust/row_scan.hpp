@@ -265,7 +265,6 @@ struct scan_pass {
 
     /// The links of this piece for those that follow, and x behind it from those before.
     RLHF_HOST_DEVICE double link_up() {
-      const scan_board& board = pass.board;
       const bool last = segment.piece + 1 == segment.pieces;
       if (!last) {
         begin(true, 0);
@@ -278,7 +277,7 @@ struct scan_pass {
         }
         if (segment.piece > 0)
           block.each([&](int t) {
-            if (t == 0) Block::publish(board.state + slot, scan_board::linked);
+            if (t == 0) Block::publish(pass.board.state + slot, scan_board::linked);
           });
       }
       const double behind = segment.piece > 0
@@ -288,16 +287,15 @@ struct scan_pass {
         if (t != 0 || last) return;
         double y = behind;
         for (int k = 0; k < moment_piece_tiles; ++k)
-          y = board.link[slot * moment_piece_tiles + k].through(y);
-        board.first_x[slot] = y;
-        Block::publish(board.state + slot, scan_board::known);
+          y = pass.board.link[slot * moment_piece_tiles + k].through(y);
+        pass.board.first_x[slot] = y;
+        Block::publish(pass.board.state + slot, scan_board::known);
       });
       return behind;
     }
 
     RLHF_HOST_DEVICE double look_back() const {
       constexpr int width = 32;
-      const scan_board& board = pass.board;
       const index none = -1, row_begins = slot - segment.piece;
       block.each([&](int t) {
         if (t == 0) round->anchor = none, round->scanned = slot;
@@ -305,7 +303,7 @@ struct scan_pass {
       while (round->anchor == none) {
         block.each([&](int t) {
           const index at = round->scanned - 1 - t;
-          if (t < width) count[t] = at >= row_begins ? Block::observe(board.state + at) : 0;
+          if (t < width) count[t] = at >= row_begins ? Block::observe(pass.board.state + at) : 0;
         });
         block.each([&](int t) {
           if (t != 0) return;
@@ -322,13 +320,13 @@ struct scan_pass {
       auto* const link = reinterpret_cast<scan_link*>(x);
       static_assert(width * moment_piece_tiles * sizeof(scan_link) <= steps * pitch * sizeof(T));
       block.each([&](int t) {
-        if (t == 0) round->carry = Block::published(board.first_x + anchor);
+        if (t == 0) round->carry = Block::published(pass.board.first_x + anchor);
       });
       for (index from = anchor + 1; from < slot; from += width) {
         const index left = (slot - from < width ? slot - from : width) * moment_piece_tiles;
         block.each([&](int t) {
           for (index k = t; k < left; k += threads) {
-            const scan_link* const at = board.link + from * moment_piece_tiles + k;
+            const scan_link* const at = pass.board.link + from * moment_piece_tiles + k;
             link[k] = {Block::published(&at->chain), Block::published(&at->scale)};
           }
         });
@@ -383,9 +381,9 @@ struct scan_pass {
       lanes t = {};
       for (int k = 0; k < K::inputs; ++k) {
         const token_input<T>& in = a.in[k];
-        t.in[k] = in.data == nullptr
-                      ? in.absent
-                      : in.data[i * in.per_row + begin * in.per_begin + j * in.stride];
+        t.in[k] = lane_of(in.data == nullptr
+                              ? in.absent
+                              : in.data[i * in.per_row + begin * in.per_begin + j * in.stride]);
       }
       for (int k = 0; k < K::flags; ++k) {
         const token_flags& f = a.flag[k];
@@ -672,7 +670,6 @@ struct scan_pass {
       });
     }
     RLHF_HOST_DEVICE void solve(eight& my, int t) const {
-      const decay_powers<T>& power = pass.power;
       T* const y = my.x;
       if constexpr (varying) {
         T* const c = my.c;
@@ -696,17 +693,17 @@ struct scan_pass {
           // Behind the last end of an episode comes what does not count; `head` is right.
           T next = T(0);
           for (int l = steps; l-- > 0;)
-            next = stops_at(l, t) ? y[l] : fused(power.one, next, y[l]);
+            next = stops_at(l, t) ? y[l] : fused(pass.power.one, next, y[l]);
           head[t] = next;
           return;
         }
         for (int l = 0; l < steps; ++l)
-          y[l] = fused(power.one, l % 4 + 1 < 4 ? y[l + 1] : T(0), y[l]);
+          y[l] = fused(pass.power.one, l % 4 + 1 < 4 ? y[l + 1] : T(0), y[l]);
         for (int l = 0; l < steps; ++l)
-          y[l] = fused(power.two, l % 4 + 2 < 4 ? y[l + 2] : T(0), y[l]);
+          y[l] = fused(pass.power.two, l % 4 + 2 < 4 ? y[l + 2] : T(0), y[l]);
         const T middle = y[4];
         for (int l = 0; l < steps; ++l)
-          y[l] = fused(power.to_middle[l], l < 4 ? middle : T(0), y[l]);
+          y[l] = fused(pass.power.to_middle[l], l < 4 ? middle : T(0), y[l]);
       }
       head[t] = y[0];
     }
@@ -718,8 +715,7 @@ struct scan_pass {
       const int n = round->parts;
       block.each([&](int q) {
         if (q >= n) return;
-        const decay_powers<T>& power = pass.power;
-        const part& p = parts[q];
+          const part& p = parts[q];
         const int blocks = p.count / steps;
         const bool rest = p.count % steps != 0;
         constexpr int batch = 8;
@@ -749,7 +745,7 @@ struct scan_pass {
               from = h[k];
               ended = true;
             } else if (pass.decays()) {
-              from = fused(power.eight, from, h[k]);
+              from = fused(pass.power.eight, from, h[k]);
             }
           }
           for (int k = 0; k < batch; ++k) {
@@ -770,7 +766,7 @@ struct scan_pass {
         }
         round_state& r = *round;
         if (!rest) {
-          double scale = power.tile;
+          double scale = pass.power.tile;
           if constexpr (varying) scale = static_cast<double>(far);
           if (ended) scale = 0;
           const auto x_of_first = static_cast<double>(from);
@@ -789,8 +785,7 @@ struct scan_pass {
       const int n = round->units;
       block.each([&](int t) {
         if (t >= n) return;
-        const decay_powers<T>& power = pass.power;
-        eight& my = mine[t];
+          eight& my = mine[t];
         const part& p = parts[owner[t]];
         const int m = t - p.first_unit;
         const bool ended = (dead[t] & 1) != 0, stops = (dead[t] & 2) != 0;
@@ -802,26 +797,26 @@ struct scan_pass {
             for (int l = 0; l < steps; ++l)
               y[l] = fused(my.c[l], my.c[l] == T(0) ? T(0) : total, y[l]);
           } else if (pass.decays()) {
-            const T total = fused(power.block[m], outer, chain[t]);
+            const T total = fused(pass.power.block[m], outer, chain[t]);
             if (!stops) {
-              for (int l = 0; l < steps; ++l) y[l] = fused(power.to_end[l], total, y[l]);
+              for (int l = 0; l < steps; ++l) y[l] = fused(pass.power.to_end[l], total, y[l]);
             } else {
               T next = total;
               for (int l = steps; l-- > 0;) {
-                if (!stops_at(l, t)) y[l] = fused(power.one, next, y[l]);
+                if (!stops_at(l, t)) y[l] = fused(pass.power.one, next, y[l]);
                 next = y[l];
               }
             }
           }
         } else {
           // The row begins inside this block: one by one.
-          T reached = power.block[m];
+          T reached = pass.power.block[m];
           if constexpr (varying) reached = reach[t];
           T later = reached > T(0) ? fused(reached, outer, chain[t]) : chain[t];
           const int begins = steps - p.count % steps;
           for (int l = steps; l-- > 0;) {
             if (l < begins) continue;
-            T decay = power.one;
+            T decay = pass.power.one;
             if constexpr (varying) decay = my.c[l];
             const bool alone = stops_at(l, t) || !pass.decays() || (varying && decay == T(0));
             if (!alone) y[l] = fused(decay, later, y[l]);

@@ -209,9 +209,9 @@ struct unusable_tokens {
       scan_lanes<math::scalar_lane<T>, K> lanes;
       for (int k = 0; k < K::inputs; ++k) {
         const token_input<T>& x = a.in[k];
-        lanes.in[k] = x.data == nullptr
-                          ? x.absent
-                          : x.data[i * x.per_row + begin * x.per_begin + j * x.stride];
+        lanes.in[k] = math::constant<math::scalar_lane<T>>(
+            x.data == nullptr ? x.absent
+                              : x.data[i * x.per_row + begin * x.per_begin + j * x.stride]);
       }
       for (int k = 0; k < K::flags; ++k) {
         const token_flags& f = a.flag[k];
@@ -307,18 +307,29 @@ struct fold_few_segments {
   static bool serve(const scan_map<Space>& map) {
     return map.uniform() && map.pieces == 1 && map.segments <= 2;
   }
-  RLHF_HOST_DEVICE void operator()(index g) const {
-    sums r = segment(g * map.segments);
-    if (map.segments == 2 && map.at(g * 2 + 1).last > 0) r.add(segment(g * 2 + 1));
-    to[g] = r;
-  }
+  static constexpr int launch_threads = 128;
+  static constexpr int launch_blocks = 4;
+  static constexpr block_shape shape{launch_threads, 0};
+  index jobs() const { return (map.groups + launch_threads - 1) / launch_threads; }
 
- private:
-  RLHF_HOST_DEVICE sums segment(index slot) const {
-    sums r = partial[slot];
-    const scan_slot s = map.at(slot);
-    if (!r.finite()) r.nonfinite += unusable(s.first, s.last, 0, 1);
-    return r;
+  template <class Block>
+  RLHF_HOST_DEVICE void operator()(const Block& block, index job) const {
+    block.each([&](int t) {
+      const index g = job * launch_threads + t;
+      if (g >= map.groups) return;
+      sums all;
+      for (index k = 0; k < map.segments; ++k) {
+        const scan_slot s = map.at(g * map.segments + k);
+        if (s.first == s.last) break;
+        sums r = partial[g * map.segments + k];
+        if (!r.finite()) r.nonfinite += unusable(s.first, s.last, 0, 1);
+        if (k == 0)
+          all = r;
+        else
+          all.add(r);
+      }
+      to[g] = all;
+    });
   }
 };
 

@@ -1,0 +1,43 @@
+# Reads what `nvcc -Xptxas -v` said of CUDA kernels and fails if one of ours spills registers, or has
+# a stack frame that is not explained here:
+#
+#     segment_scan, logit_pass    a row's tile of the lanes of one thread, in its local memory
+#
+# usage: awk -f check_spills.awk object.log ...
+
+function explained(name) {
+  return name ~ /segment_scan|logit_pass/
+}
+
+/^ptxas info *: Compiling entry function/ {
+  split($0, part, "'")
+  name = part[2]
+  arch = part[4]
+  ours = name ~ /^_ZN4rlhf/
+}
+
+/bytes stack frame/ && ours {
+  ++kernels[arch]
+  split($0, number, /[^0-9]+/)
+  n = number[1] == "" ? 2 : 1
+  if (number[n + 1] + number[n + 2] > 0) {
+    print arch ": spills " number[n + 1] " + " number[n + 2] " bytes: " name
+    ++bad
+  }
+  if (number[n] > 0 && !explained(name)) {
+    print arch ": a stack frame of " number[n] " bytes: " name
+    ++bad
+  }
+}
+
+END {
+  for (arch in kernels) {
+    print arch ": " kernels[arch] " kernels of ours"
+    ++archs
+  }
+  if (archs == 0) {
+    print "no compiler output was found"
+    ++bad
+  }
+  exit bad > 0
+}

@@ -1,0 +1,18 @@
+// Nothing but the standard library.
+#include <rlhf/backend/host.hpp>
+#include <rlhf/policy/clipped_surrogate.hpp>
+#include <rlhf/rlhf.hpp>
+
+#include "batch.hpp"
+
+int main() {
+  float d_log_prob[3] = {};
+  const auto r = rlhf::clipped_surrogate_loss<float>(
+      {.log_prob = log_prob_of,
+       .old_log_prob = old_log_prob_of,
+       .advantage = advantage_of,
+       .layout = rlhf::packed(ends_of)},
+      {.d_log_prob = d_log_prob},
+      {.clip_low = 0.2, .clip_high = 0.28, .over = rlhf::aggregation::token_mean(rlhf::local)});
+  return verdict("rlhf", r.loss, d_log_prob[2]);
+}

@@ -1,0 +1,179 @@
+#pragma once
+
+#include <cstdint>
+
+#include "rlhf/math/pack.hpp"
+#include "rlhf/primitive/map_reduce.hpp"
+
+namespace rlhf::inline RLHF_COMPUTE::detail {
+
+/// The figures of some tokens; they merge.
+template <class K>
+struct totals {
+  double sum[K::sums + 1];
+  double low[at_least_one(K::ranges)];
+  double high[at_least_one(K::ranges)];
+
+  static totals none() {
+    totals t;
+    for (double& s : t.sum) s = 0;
+    for (double& x : t.low) x = __builtin_inf();
+    for (double& x : t.high) x = -__builtin_inf();
+    return t;
+  }
+  static totals merge(const totals& a, const totals& b) {
+    totals t;
+    for (int k = 0; k <= K::sums; ++k) t.sum[k] = a.sum[k] + b.sum[k];
+    for (int k = 0; k < K::ranges; ++k) {
+      t.low[k] = a.low[k] < b.low[k] ? a.low[k] : b.low[k];
+      t.high[k] = a.high[k] > b.high[k] ? a.high[k] : b.high[k];
+    }
+    return t;
+  }
+  void write(double* to) const {
+    for (int k = 0; k <= K::sums; ++k) to[k] = sum[k];
+    for (int k = 0; k < K::ranges; ++k) {
+      to[sums_of<K>::low + k] = low[k];
+      to[sums_of<K>::high + k] = high[k];
+    }
+  }
+};
+
+/// A binary tree over values that come one by one; the split is at the largest power of two, so
+/// aligned subtrees may be formed anywhere and pushed as one.
+template <class X>
+class binary_tree {
+  X level_[40];
+  std::uint64_t count_ = 0;
+
+ public:
+  void push(X carry) {
+    int at = 0;
+    for (std::uint64_t n = count_; (n & 1) != 0; n >>= 1, ++at) carry = X::merge(level_[at], carry);
+    level_[at] = carry;
+    ++count_;
+  }
+  X finish() const {
+    X r = X::none();
+    bool first = true;
+    int at = 0;
+    for (std::uint64_t n = count_; n != 0; n >>= 1, ++at)
+      if ((n & 1) != 0) {
+        r = first ? level_[at] : X::merge(level_[at], r);
+        first = false;
+      }
+    return r;
+  }
+};
+
+/// The same tree for figures whose number is known at run time: sums, low ends, high ends, as in
+/// totals<K>. `level` is memory for levels() of them; after one push it begins with what was pushed.
+class figure_tree {
+  double* level_;
+  int sums_, ranges_;
+  std::uint64_t count_ = 0;
+
+  /// to = merge(from, to).
+  void merge(const double* from, double* to) const {
+    for (int k = 0; k < sums_; ++k) to[k] = from[k] + to[k];
+    for (int k = sums_; k < sums_ + ranges_; ++k) to[k] = from[k] < to[k] ? from[k] : to[k];
+    for (int k = sums_ + ranges_; k < size(); ++k) to[k] = from[k] > to[k] ? from[k] : to[k];
+  }
+
+ public:
+  static constexpr std::size_t levels = 40;
+
+  figure_tree(double* level, int sums, int ranges)
+      : level_(level), sums_(sums), ranges_(ranges) {}
+
+  int size() const { return sums_ + 2 * ranges_; }
+  void clear() { count_ = 0; }
+
+  /// Where the next figures go, before they are pushed.
+  double* next() const { return level_ + __builtin_ctzll(~count_) * size(); }
+  /// Takes what stands in next().
+  RLHF_NOINLINE void push() {
+    double* const to = next();
+    for (const double* from = level_; from != to; from += size()) merge(from, to);
+    ++count_;
+  }
+  RLHF_NOINLINE void finish(double* to) const {
+    for (int k = 0; k < size(); ++k)
+      to[k] = k < sums_ ? 0 : k < sums_ + ranges_ ? __builtin_inf() : -__builtin_inf();
+    bool first = true;
+    const double* from = level_;
+    for (std::uint64_t n = count_; n != 0; n >>= 1, from += size()) {
+      if ((n & 1) == 0) continue;
+      if (first)
+        for (int k = 0; k < size(); ++k) to[k] = from[k];
+      else
+        merge(from, to);
+      first = false;
+    }
+  }
+};
+
+/// The 16 virtual lanes of one group, and what has left them for double precision.
+template <class T>
+class lane_sums {
+  T* lanes_;  // 16 of each figure
+  figure_tree flushed_;
+  int sums_, ranges_;
+  index filled_ = 0;
+
+  void clear() {
+    const index sums = sums_ * virtual_lanes, ranges = ranges_ * virtual_lanes;
+    for (index j = 0; j < sums; ++j) lanes_[j] = T(0);
+    for (index j = 0; j < ranges; ++j) {
+      lanes_[sums + j] = static_cast<T>(__builtin_inf());
+      lanes_[sums + ranges + j] = static_cast<T>(-__builtin_inf());
+    }
+    filled_ = 0;
+  }
+
+  RLHF_NOINLINE void flush() {
+    double* const to = flushed_.next();
+    for (int k = 0; k < sums_; ++k) {
+      const T* const lane = lanes_ + k * virtual_lanes;
+      double half[8], quarter[4];
+      for (int l = 0; l < 8; ++l)
+        half[l] = static_cast<double>(lane[l]) + static_cast<double>(lane[l + 8]);
+      for (int l = 0; l < 4; ++l) quarter[l] = half[l] + half[l + 4];
+      to[k] = (quarter[0] + quarter[2]) + (quarter[1] + quarter[3]);
+    }
+    for (int k = 0; k < ranges_; ++k) {
+      const T* const low = lanes_ + (sums_ + k) * virtual_lanes;
+      const T* const high = low + ranges_ * virtual_lanes;
+      T lowest = low[0], highest = high[0];
+      for (int l = 1; l < virtual_lanes; ++l) {
+        lowest = low[l] < lowest ? low[l] : lowest;
+        highest = high[l] > highest ? high[l] : highest;
+      }
+      to[sums_ + k] = static_cast<double>(lowest);
+      to[sums_ + ranges_ + k] = static_cast<double>(highest);
+    }
+    flushed_.push();
+    clear();
+  }
+
+ public:
+  lane_sums(T* lanes, double* level, int sums, int ranges)
+      : lanes_(lanes), flushed_(level, sums, ranges), sums_(sums), ranges_(ranges) {
+    clear();
+  }
+
+  T* lanes() const { return lanes_; }
+  index room() const { return steps_per_flush - filled_; }
+  void advance(index steps) {
+    filled_ += steps;
+    if (filled_ == steps_per_flush) flush();
+  }
+  /// The figures of the group; the next one starts afresh.
+  void finish(double* to) {
+    if (filled_ > 0) flush();
+    flushed_.finish(to);
+    flushed_.clear();
+  }
+};
+
+}  // namespace rlhf::inline RLHF_COMPUTE::detail
