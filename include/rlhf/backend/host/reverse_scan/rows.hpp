@@ -1,7 +1,7 @@
 #pragma once
 
 #include "rlhf/backend/host/count.hpp"
-#include "rlhf/backend/host/map_reduce.hpp"
+#include "rlhf/backend/host/lane_sums.hpp"
 #include "rlhf/backend/host/reverse_scan/compaction.hpp"
 #include "rlhf/backend/host/reverse_scan/tile.hpp"
 
@@ -37,7 +37,7 @@ struct row_positions {
 
 /// The moments of up to 64 segments.
 template <int N>
-using group_tree = binary_tree<scan_sums<N>>;
+using group_tree = binary_tree<scan_sums<N>, 7>;
 
 /// The rows of one call, in segments. Rows of one tile are scanned several at a time, because a call
 /// of the scan costs more than a short row.
