@@ -51,10 +51,10 @@ class row_scan {
   const K& kernel_;
   const scan_arguments<K, Space>& a_;
   tile_scan<V, K> scan_;
-  bool direct_ = true;    // tokens of consecutive slots are scanned where they lie
-  bool compact_ = true;   // holes close up by words of 8 flags
-  bool spread_ = true;    // and open again
-  bool hides_ = false;    // an output goes nowhere
+  bool direct_ = true;   // tokens of consecutive slots are scanned where they lie
+  bool compact_ = true;  // holes close up by words of 8 flags
+  bool spread_ = true;   // and open again
+  bool hides_ = false;   // an output goes nowhere
   bool reads_mask_;
 
   struct row {
@@ -97,8 +97,8 @@ class row_scan {
       compact_ = compact_ && (a.flag[k].data == nullptr || a.flag[k].stride == 1);
     if constexpr (K::flags > 0) __builtin_memset(no_flag_, 0, sizeof no_flag_);
     for (int k = 0; k < K::outputs; ++k)
-      spread_ = spread_ && (a.out[k].data == nullptr ||
-                            (a.out[k].stride == 1 && !a.out[k].accumulate));
+      spread_ =
+          spread_ && (a.out[k].data == nullptr || (a.out[k].stride == 1 && !a.out[k].accumulate));
     direct_ = compact_ && spread_ && !(reads_mask_ && a.holes == hole_mode::zero);
     for (int k = 0; k < K::outputs; ++k) hides_ = hides_ || a.out[k].data == nullptr;
   }
@@ -268,8 +268,7 @@ class row_scan {
     const index stop = dense ? end : words;
     clear(r, stop, r.slots);
     if (used_ + stop > scan_tile_tokens + gap * parts_) finish_parts();
-    positions_ += dense ? point(r, 0, end, after, carry)
-                        : gather(r, 0, stop, count, after, carry);
+    positions_ += dense ? point(r, 0, end, after, carry) : gather(r, 0, stop, count, after, carry);
   }
 
   /// A row of several tiles.
