@@ -157,7 +157,8 @@ class documented_order {
 
   // Of a segment.
   bool fresh_ = true;
-  double shift_[2] = {}, lane_[2][8] = {}, lane_square_[2][8] = {}, odd_[2] = {}, odd_square_[2] = {};
+  double shift_[2] = {}, lane_[2][8] = {}, lane_square_[2][8] = {}, odd_[2] = {},
+         odd_square_[2] = {};
   double positions_ = 0;
 
   static T narrow(double x) {
@@ -237,7 +238,8 @@ class documented_order {
         const T total = fused(narrow(far_[m]), outer, chain);
         T x[8], y[8];
         bool stops = false;
-        for (std::size_t l = 0; l < 8; ++l) x[l] = b(at + l), stops = stops || row.flag[at + l] != 0;
+        for (std::size_t l = 0; l < 8; ++l)
+          x[l] = b(at + l), stops = stops || row.flag[at + l] != 0;
         if (decay_ == 0) {
         } else if (stops) {
           T later = total;
@@ -246,8 +248,10 @@ class documented_order {
           outer = 0;
           held = 0;
         } else {
-          for (int l = 0; l < 8; ++l) y[l] = fused(narrow(power_[1]), l % 4 < 3 ? x[l + 1] : T(0), x[l]);
-          for (int l = 0; l < 8; ++l) x[l] = fused(narrow(power_[2]), l % 4 < 2 ? y[l + 2] : T(0), y[l]);
+          for (int l = 0; l < 8; ++l)
+            y[l] = fused(narrow(power_[1]), l % 4 < 3 ? x[l + 1] : T(0), x[l]);
+          for (int l = 0; l < 8; ++l)
+            x[l] = fused(narrow(power_[2]), l % 4 < 2 ? y[l + 2] : T(0), y[l]);
           for (int l = 0; l < 4; ++l) y[l] = fused(narrow(power_[4 - l]), x[4], x[l]);
           for (int l = 4; l < 8; ++l) y[l] = x[l];
           chain = fused(narrow(power_[8]), chain, y[0]);
@@ -375,7 +379,8 @@ std::string in_documented_order(const std::vector<plain_row<T>>& rows, double de
 }
 
 TEST_CASE_TEMPLATE(
-    "reverse_scan: steps and moments have the documented order, bit by bit, wherever tokens lie and "
+    "reverse_scan: steps and moments have the documented order, bit by bit, wherever tokens lie "
+    "and "
     "on any number of threads",
     T, float, double) {
   random_numbers random(3);
@@ -383,9 +388,19 @@ TEST_CASE_TEMPLATE(
     index rows, shortest, longest;
   };
   const thread_pool two{2}, seven{7};
-  for (const batch& size : {batch{1, 0, 0}, {1, 9000, 9000}, {2, 3000, 14000}, {150, 0, 20},
-                            {70, 0, 7}, {65, 8, 8}, {66, 9, 9}, {40, 15, 17}, {20, 63, 65},
-                            {30, 0, 300}, {9, 1016, 1034}, {1300, 1, 9}, {5, 0, 5000}})
+  for (const batch& size : {batch{1, 0, 0},
+                            {1, 9000, 9000},
+                            {2, 3000, 14000},
+                            {150, 0, 20},
+                            {70, 0, 7},
+                            {65, 8, 8},
+                            {66, 9, 9},
+                            {40, 15, 17},
+                            {20, 63, 65},
+                            {30, 0, 300},
+                            {9, 1016, 1034},
+                            {1300, 1, 9},
+                            {5, 0, 5000}})
     for (const double decay : {0.97, 1.0, 0.25, 0.0}) {
       std::vector<plain_row<T>> rows;
       for (index i = 0; i < size.rows; ++i) {

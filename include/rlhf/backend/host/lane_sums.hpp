@@ -40,10 +40,10 @@ struct totals {
 };
 
 /// A binary tree over values that come one by one; the split is at the largest power of two, so
-/// aligned subtrees may be formed anywhere and pushed as one.
-template <class X>
+/// aligned subtrees may be formed anywhere and pushed as one. It holds up to 2^Levels − 1 values.
+template <class X, std::size_t Levels = 40>
 class binary_tree {
-  X level_[40];
+  X level_[Levels];
   std::uint64_t count_ = 0;
 
  public:

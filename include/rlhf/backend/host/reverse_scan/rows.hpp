@@ -1,7 +1,7 @@
 #pragma once
 
 #include "rlhf/backend/host/count.hpp"
-#include "rlhf/backend/host/map_reduce.hpp"
+#include "rlhf/backend/host/lane_sums.hpp"
 #include "rlhf/backend/host/reverse_scan/compaction.hpp"
 #include "rlhf/backend/host/reverse_scan/tile.hpp"
 
@@ -35,6 +35,10 @@ struct row_positions {
   }
 };
 
+/// The moments of up to 64 segments.
+template <int N>
+using group_tree = binary_tree<scan_sums<N>, 7>;
+
 /// The rows of one call, in segments. Rows of one tile are scanned several at a time, because a call
 /// of the scan costs more than a short row.
 template <class V, class K, class Space>
@@ -47,10 +51,10 @@ class row_scan {
   const K& kernel_;
   const scan_arguments<K, Space>& a_;
   tile_scan<V, K> scan_;
-  bool direct_ = true;    // tokens of consecutive slots are scanned where they lie
-  bool compact_ = true;   // holes close up by words of 8 flags
-  bool spread_ = true;    // and open again
-  bool hides_ = false;    // an output goes nowhere
+  bool direct_ = true;   // tokens of consecutive slots are scanned where they lie
+  bool compact_ = true;  // holes close up by words of 8 flags
+  bool spread_ = true;   // and open again
+  bool hides_ = false;   // an output goes nowhere
   bool reads_mask_;
 
   struct row {
@@ -66,7 +70,7 @@ class row_scan {
     bool dense;
   };
 
-  binary_tree<scan_sums<K::outputs>> pieces_;
+  binary_tree<scan_sums<K::outputs>> pieces_;  // of the segment, once it is cut
   bool cut_ = false;
   index positions_ = 0;  // valid tokens of the piece
 
@@ -93,8 +97,8 @@ class row_scan {
       compact_ = compact_ && (a.flag[k].data == nullptr || a.flag[k].stride == 1);
     if constexpr (K::flags > 0) __builtin_memset(no_flag_, 0, sizeof no_flag_);
     for (int k = 0; k < K::outputs; ++k)
-      spread_ = spread_ && (a.out[k].data == nullptr ||
-                            (a.out[k].stride == 1 && !a.out[k].accumulate));
+      spread_ =
+          spread_ && (a.out[k].data == nullptr || (a.out[k].stride == 1 && !a.out[k].accumulate));
     direct_ = compact_ && spread_ && !(reads_mask_ && a.holes == hole_mode::zero);
     for (int k = 0; k < K::outputs; ++k) hides_ = hides_ || a.out[k].data == nullptr;
   }
@@ -102,7 +106,6 @@ class row_scan {
   /// Rows from `first` on; `last` becomes one past the segment's end.
   RLHF_NOINLINE scan_sums<K::outputs> segment(index first, index& last) {
     scan_.begin_segment();
-    pieces_ = {};
     cut_ = false;
     positions_ = 0;
     last = first;
@@ -110,8 +113,11 @@ class row_scan {
     while (last < a_.domain.rows && last % moment_group_rows != 0 &&
            positions_ < moment_segment_tokens && !cut_);
     finish_parts();
-    pieces_.push(scan_.end_segment(positions_));
-    auto sums = pieces_.finish();
+    auto sums = scan_.end_segment(positions_);
+    if (cut_) {
+      pieces_.push(sums);
+      sums = pieces_.finish();
+    }
     count_nonfinite(sums, first, last);
     return sums;
   }
@@ -120,7 +126,7 @@ class row_scan {
   RLHF_NOINLINE scan_sums<K::outputs> group(index first) {
     const index left = a_.domain.rows - first;
     const index last = first + (left < moment_group_rows ? left : moment_group_rows);
-    binary_tree<scan_sums<K::outputs>> tree;
+    group_tree<K::outputs> tree;
     while (first < last) tree.push(segment(first, first));
     return tree.finish();
   }
@@ -262,8 +268,7 @@ class row_scan {
     const index stop = dense ? end : words;
     clear(r, stop, r.slots);
     if (used_ + stop > scan_tile_tokens + gap * parts_) finish_parts();
-    positions_ += dense ? point(r, 0, end, after, carry)
-                        : gather(r, 0, stop, count, after, carry);
+    positions_ += dense ? point(r, 0, end, after, carry) : gather(r, 0, stop, count, after, carry);
   }
 
   /// A row of several tiles.
@@ -289,6 +294,7 @@ class row_scan {
         end = next;
       }
       if (++tiles % moment_piece_tiles == 0 && end > 0) {
+        if (!cut_) pieces_ = {};
         pieces_.push(scan_.end_piece(positions_));
         positions_ = 0;
         cut_ = true;

@@ -7,7 +7,8 @@ namespace rlhf::inline RLHF_COMPUTE::detail {
 /// The moments of a call from those of its segments, in order.
 template <int N>
 class segment_tree {
-  binary_tree<scan_sums<N>> all_, group_;
+  binary_tree<scan_sums<N>> all_;
+  group_tree<N> group_;
 
  public:
   /// The segment ends with row `last` - 1 of `rows`.

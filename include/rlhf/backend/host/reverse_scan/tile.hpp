@@ -201,8 +201,8 @@ class tile_scan {
       const V total =
           math::fma(from.reach, math::select(from.reach == zero, zero, from.outer), from.chain);
       const V whole = splat(math::first(a[0]));
-      from.chain = math::fma(whole, math::select(whole == zero, zero, from.chain),
-                             splat(math::first(x[0])));
+      from.chain =
+          math::fma(whole, math::select(whole == zero, zero, from.chain), splat(math::first(x[0])));
       from.reach = from.reach * whole;
       for (int p = 0; p < packs; ++p)
         x[p] = math::fma(a[p], math::select(a[p] == zero, zero, total), x[p]);
@@ -380,8 +380,7 @@ class tile_scan {
     from.held = 1;
     index at = s.count;
     block<true, false>(kernel, s, at -= scan_block_tokens, 0, from);
-    for (index m = 1; at > 0; ++m)
-      block<false, false>(kernel, s, at -= scan_block_tokens, m, from);
+    for (index m = 1; at > 0; ++m) block<false, false>(kernel, s, at -= scan_block_tokens, m, from);
     tile_link l = end(from);
     if (!(from.held > 0)) l.scale = 0;
     return l;
