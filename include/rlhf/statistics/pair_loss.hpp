@@ -115,10 +115,11 @@ class pair_binder {
     any_written_ = any_written_ || written;
     for (int k = any_written_ ? 0 : seen_count_; k < seen_count_; ++k)
       if ((written || seen_[k].written) && begin < seen_[k].bytes.end &&
-          seen_[k].bytes.begin < end &&
-          detail::overlap({begin, end, pitch, width}, seen_[k].bytes)) [[unlikely]]
+          seen_[k].bytes.begin < end && detail::overlap({begin, end, pitch, width}, seen_[k].bytes))
+          [[unlikely]]
         fail_overlap(name, seen_[k].name);
-    if (seen_count_ < most_tensors) seen_[seen_count_++] = {name, {begin, end, pitch, width}, written};
+    if (seen_count_ < most_tensors)
+      seen_[seen_count_++] = {name, {begin, end, pitch, width}, written};
   }
   /// Checks the memory of a tensor of the right shape.
   template <class T>
@@ -424,13 +425,13 @@ const double* reduce_pairs(Run& run, const Term& term, const pair_arguments<T, S
   const normaliser& by = config.over.by();
   const double* const counted = by.is_local() ? figures : nullptr;
   T* const absent = run.template allocate<T>(3);
-  run.for_each(1, detail::pair_constants<T>{
-                      {by.value(), by.device(), counted, 1, 1, nullptr, scale},
-                      {scale, pairs.upstream_number, pairs.upstream_at, scale + 1},
-                      pairs.margin.absent,
-                      pairs.target.absent,
-                      pairs.upstream.absent,
-                      absent});
+  run.for_each(
+      1, detail::pair_constants<T>{{by.value(), by.device(), counted, 1, 1, nullptr, scale},
+                                   {scale, pairs.upstream_number, pairs.upstream_at, scale + 1},
+                                   pairs.margin.absent,
+                                   pairs.target.absent,
+                                   pairs.upstream.absent,
+                                   absent});
   // One number for all pairs: the primitives then fill no more than they use.
   const auto given = [&](const token_input<T>& x, const T* one) {
     return x.data != nullptr ? x : token_input<T>{one, 0, 0, 0, T(0)};

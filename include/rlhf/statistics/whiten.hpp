@@ -305,8 +305,8 @@ result_of<Exec, whiten_result> whiten(const masked_values<T, space_of<Exec>>& ba
   if (config.moments) {
     apply(Counting{constant}, [&](const auto& kernel, const auto& a) {
       run.map_reduce(kernel, a, sums);
-      run.for_each(1, detail::scale_by{sums + sums_of<Counting>::nonfinite, 1, nullptr,
-                                       to + at::nonfinite});
+      run.for_each(
+          1, detail::scale_by{sums + sums_of<Counting>::nonfinite, 1, nullptr, to + at::nonfinite});
     });
   } else {
     apply(K{constant}, [&](const auto& kernel, const auto& a) { run.map_tokens(kernel, a); });
