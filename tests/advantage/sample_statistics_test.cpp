@@ -42,8 +42,8 @@ TEST_CASE("sample_statistics: the rewards of a group, by hand") {
 TEST_CASE("sample_statistics: samples of a group may lie anywhere, in any stride") {
   const numbers x{1, 0, 9, 0, 3, 0, 5, 0};
   const index order[] = {3, 0, 2};
-  const auto r = parts::rewards_of(rlhf::token_input<double>{x.data(), 2, 0, 0, 0},
-                                   sample_group{order, 0, 3});
+  const auto r =
+      parts::rewards_of(rlhf::token_input<double>{x.data(), 2, 0, 0, 0}, sample_group{order, 0, 3});
   CHECK(r.all.count == 3);
   CHECK(r.all.mean == 3);  // 5 1 3
   CHECK(r.all.m2 == 8);
@@ -168,23 +168,28 @@ TEST_CASE("sample_binder: what does not fit is named, and nothing overlaps an ou
   const rlhf::view<const double> leading(reward);
   const auto make = [&] { return binder("f", "reward", leading); };
   CHECK(make().samples() == 4);
-  CHECK(message_of([] { binder("f", "reward", rlhf::view<const double>()); }).find("f: reward") == 0);
+  CHECK(message_of([] { binder("f", "reward", rlhf::view<const double>()); }).find("f: reward") ==
+        0);
   const rlhf::view<const double> square(reward.data(), {2, 2});
   CHECK(message_of([&] { binder("f", "reward", square); }).find("rank 1") != std::string::npos);
-  CHECK(message_of([&] { make().written("advantage", rlhf::output<double>(few)); })
-            .find("f: advantage") == 0);
+  CHECK(message_of([&] {
+          make().written("advantage", rlhf::output<double>(few));
+        }).find("f: advantage") == 0);
   auto bind = make();
   CHECK(bind.read("reward", leading).data == reward.data());
   CHECK(bind.written("advantage", rlhf::output<double>()).data == nullptr);
   CHECK(bind.written("advantage", rlhf::output<double>(out)).per_row == 1);
-  CHECK(message_of([&] { bind.written("baseline", rlhf::output<double>(out)); })
-            .find("overlaps advantage") != std::string::npos);
-  CHECK(message_of([&] { bind.written("baseline", rlhf::output<double>(reward)); })
-            .find("overlaps reward") != std::string::npos);
+  CHECK(message_of([&] {
+          bind.written("baseline", rlhf::output<double>(out));
+        }).find("overlaps advantage") != std::string::npos);
+  CHECK(message_of([&] {
+          bind.written("baseline", rlhf::output<double>(reward));
+        }).find("overlaps reward") != std::string::npos);
   double one = 0;
   const rlhf::view<double> same(&one, {index{4}}, {index{0}});
-  CHECK(message_of([&] { bind.written("baseline", rlhf::output<double>(same)); })
-            .find("its own place") != std::string::npos);
+  CHECK(message_of([&] {
+          bind.written("baseline", rlhf::output<double>(same));
+        }).find("its own place") != std::string::npos);
 }
 
 }  // namespace

@@ -79,8 +79,9 @@ TEST_CASE("row_binder: labels of counted tokens are classes, or say that they ar
   binder bind("f", logits, {}, {});
   CHECK(message_of([&] { bind.labels({}, -100); }).find("f: label: expected a tensor") == 0);
   const std::vector<std::int32_t> five(5);
-  CHECK(message_of([&] { bind.labels(rlhf::index_view<>(five), -100); })
-            .find("f: label: expected shape [2, 3]") == 0);
+  CHECK(message_of([&] {
+          bind.labels(rlhf::index_view<>(five), -100);
+        }).find("f: label: expected shape [2, 3]") == 0);
 }
 
 TEST_CASE("row_binder: the domain has the mask's weights, without what the labels ignore") {
@@ -166,10 +167,11 @@ TEST_CASE("row_binder: other outputs may not lie in the logits or in their gradi
   bind.gradient(rlhf::output<float>(rlhf::view<float>(y.data(), {2, 3, 4})), a);
   const rlhf::output<float> in_logits(rlhf::view<float>(x.data(), {2, 3}));
   const rlhf::output<float> in_gradient(rlhf::view<float>(y.data() + 3, {2, 3}));
-  CHECK(message_of([&] { bind.tokens().written("entropy", in_logits); })
-            .find("overlaps logits") != std::string::npos);
-  CHECK(message_of([&] { bind.tokens().written("entropy", in_gradient); })
-            .find("overlaps d_logits") != std::string::npos);
+  CHECK(message_of([&] { bind.tokens().written("entropy", in_logits); }).find("overlaps logits") !=
+        std::string::npos);
+  CHECK(message_of([&] {
+          bind.tokens().written("entropy", in_gradient);
+        }).find("overlaps d_logits") != std::string::npos);
 }
 
 }  // namespace

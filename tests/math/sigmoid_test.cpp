@@ -81,7 +81,9 @@ TEST_CASE_TEMPLATE("logistic: the bits of softplus and sigmoid, of both signs", 
   for (const T x : {T(0), -T(0), limits::infinity(), -limits::infinity(), limits::denorm_min(),
                     limits::quiet_NaN(), T(1e4), T(-1e4)})
     inputs.push_back(x);
-  const auto same = [](T a, T b) { return std::memcmp(&a, &b, sizeof(T)) == 0 || (a != a && b != b); };
+  const auto same = [](T a, T b) {
+    return std::memcmp(&a, &b, sizeof(T)) == 0 || (a != a && b != b);
+  };
   int apart = 0;
   for (const T x : inputs) {
     const auto all = math::logistic(x);
@@ -92,7 +94,8 @@ TEST_CASE_TEMPLATE("logistic: the bits of softplus and sigmoid, of both signs", 
   }
   CHECK(apart == 0);
   const auto finite = samples<T>(-40, 40, 3000);
-  CHECK(lanes_that_differ<T>(finite, [](const auto& x) { return math::logistic(x).softplus; }) == 0);
+  CHECK(lanes_that_differ<T>(finite, [](const auto& x) { return math::logistic(x).softplus; }) ==
+        0);
   CHECK(lanes_that_differ<T>(
             finite, [](const auto& x) { return math::logistic(x).sigmoid_of_minus; }) == 0);
 }

@@ -174,11 +174,11 @@ struct extent {
 
 TEST_CASE_TEMPLATE("moment_reduce: the documented order, bit by bit, in every memory", T, float,
                    double) {
-  for (const extent e : {extent{1, 1}, extent{1, 15}, extent{1, 16}, extent{3, 17}, extent{2, 1000},
-                         extent{1, 2049}, extent{70, 16}, extent{130, 33}, extent{5, 3000},
-                         extent{65, 1}, extent{1, 40000}})
-    for (const drawn how : {drawn::near_zero, drawn::far_from_zero, drawn::outlier_first,
-                            drawn::long_masked_head})
+  for (const extent e :
+       {extent{1, 1}, extent{1, 15}, extent{1, 16}, extent{3, 17}, extent{2, 1000}, extent{1, 2049},
+        extent{70, 16}, extent{130, 33}, extent{5, 3000}, extent{65, 1}, extent{1, 40000}})
+    for (const drawn how :
+         {drawn::near_zero, drawn::far_from_zero, drawn::outlier_first, drawn::long_masked_head})
       for (const bool ragged : {false, true})
         for (const bool holes : {false, true})
           for (const bool weighted : {false, true}) {
@@ -256,7 +256,8 @@ TEST_CASE_TEMPLATE("moment_reduce: equal numbers have no spread, wherever they l
 TEST_CASE("moment_reduce: nothing counted, no row, no column") {
   const std::vector<float> value(40, static_cast<float>(not_a_number));
   const std::vector<std::uint8_t> none(40, 0);
-  const auto masked = rlhf::masked_moments<float>({.value = {value, {2, 20}}, .mask = {none, {2, 20}}});
+  const auto masked =
+      rlhf::masked_moments<float>({.value = {value, {2, 20}}, .mask = {none, {2, 20}}});
   const auto no_row =
       rlhf::masked_moments<float>({.value = rlhf::view<const float>(value.data(), {0, 20})});
   const auto no_column =
@@ -269,7 +270,8 @@ TEST_CASE("moment_reduce: nothing counted, no row, no column") {
   }
 }
 
-TEST_CASE("moment_reduce: tokens that are not finite are counted once, whatever series they are in") {
+TEST_CASE(
+    "moment_reduce: tokens that are not finite are counted once, whatever series they are in") {
   std::vector<float> value(3000, 1.0f), returns(3000, 2.0f);
   value[5] = static_cast<float>(not_a_number);
   returns[5] = static_cast<float>(infinite);
@@ -278,9 +280,8 @@ TEST_CASE("moment_reduce: tokens that are not finite are counted once, whatever 
   std::vector<std::uint8_t> mask(3000, 1);
   mask[7] = 0;
   value[7] = static_cast<float>(not_a_number);
-  const auto r = rlhf::explained_variance<float>({.value = {value, {3, 1000}},
-                                                  .returns = {returns, {3, 1000}},
-                                                  .mask = {mask, {3, 1000}}});
+  const auto r = rlhf::explained_variance<float>(
+      {.value = {value, {3, 1000}}, .returns = {returns, {3, 1000}}, .mask = {mask, {3, 1000}}});
   CHECK(r.nonfinite == 3);
   const auto m = rlhf::masked_moments<float>({.value = value, .mask = mask});
   CHECK(m.nonfinite == 2);
@@ -288,8 +289,8 @@ TEST_CASE("moment_reduce: tokens that are not finite are counted once, whatever 
 }
 
 TEST_CASE("moment_reduce: variance to 3e-7, mean to 3e-8 deviations, wherever the numbers lie") {
-  for (const drawn how : {drawn::near_zero, drawn::far_from_zero, drawn::outlier_first,
-                          drawn::long_masked_head}) {
+  for (const drawn how :
+       {drawn::near_zero, drawn::far_from_zero, drawn::outlier_first, drawn::long_masked_head}) {
     const batch<float> b(40, 1500, how, true, true, true, 9);
     const auto r = rlhf::masked_moments<float>(
         {.value = {b.padded, {40, 1500}}, .mask = {b.weight, {40, 1500}}});
@@ -305,7 +306,8 @@ TEST_CASE("moment_reduce: variance to 3e-7, mean to 3e-8 deviations, wherever th
         const long double d = static_cast<long double>(b.padded[k]) - mean;
         m2 += static_cast<long double>(b.weight[k]) * d * d;
       }
-    CHECK(std::fabs(static_cast<double>((static_cast<long double>(r.moments.m2) - m2) / m2)) < 3e-7);
+    CHECK(std::fabs(static_cast<double>((static_cast<long double>(r.moments.m2) - m2) / m2)) <
+          3e-7);
     CHECK(std::fabs(static_cast<double>((static_cast<long double>(r.moments.mean) - mean) /
                                         std::sqrt(m2 / n))) < 3e-8);
   }

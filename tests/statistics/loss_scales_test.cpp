@@ -20,9 +20,11 @@ struct rows_of_tokens {
   std::vector<double> value = std::vector<double>(12);
   std::vector<std::uint8_t> flag{1, 1, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0};
   std::vector<std::int32_t> group{7, 7, 9};
-  rlhf::token_binder<rlhf::host_space> bind{
-      "f", "value", rlhf::view<const double>(value.data(), {3, 4}), {},
-      rlhf::mask_view<>(flag, rlhf::shape(3, 4))};
+  rlhf::token_binder<rlhf::host_space> bind{"f",
+                                            "value",
+                                            rlhf::view<const double>(value.data(), {3, 4}),
+                                            {},
+                                            rlhf::mask_view<>(flag, rlhf::shape(3, 4))};
 
   /// The factors of loss and gradient of each row.
   template <class Check>
@@ -61,8 +63,7 @@ TEST_CASE("loss_scales: the factor of each row, by hand, for every aggregation")
   CHECK(rows.loss(aggregation::sequence_mean_token_sum_norm(4, 8)) == numbers(3, 1.0 / 32));
   CHECK(rows.loss(aggregation::sequence_mean_token_mean(2)) == numbers{1.0 / 8, 1.0 / 2, 0});
   // Rows 0 and 1 are one group of 5 tokens; row 2 has none.
-  CHECK(rows.loss(aggregation::group_mean_token_mean(rlhf::local)) ==
-        numbers{1.0 / 5, 1.0 / 5, 0});
+  CHECK(rows.loss(aggregation::group_mean_token_mean(rlhf::local)) == numbers{1.0 / 5, 1.0 / 5, 0});
   CHECK(rows.loss(aggregation::none()) == numbers(3, 1));
 }
 

@@ -126,7 +126,8 @@ TEST_CASE("pair_loss: any number of pairs has the same bits dense, strided and o
     }
     const auto count = static_cast<index>(n);
     const thread_pool two{2};
-    const auto run = [&](const rlhf::view<const double>& first, const rlhf::output<double>& to_chosen,
+    const auto run = [&](const rlhf::view<const double>& first,
+                         const rlhf::output<double>& to_chosen,
                          const rlhf::output<double>& to_rejected, const auto& exec) {
       return pair_loss<double>(
           hinge{}, {.chosen_score = first, .rejected_score = rejected, .weight = weight},
@@ -134,9 +135,9 @@ TEST_CASE("pair_loss: any number of pairs has the same bits dense, strided and o
           {.over = reduction::mean(rlhf::local)}, exec);
     };
     const auto a = run(chosen, dc, dr, rlhf::serial{});
-    const auto b = run({wide.data(), {count}, {index{2}}},
-                       rlhf::view<double>(wide_dc.data(), {count}, {index{2}}), other_dr,
-                       rlhf::serial{});
+    const auto b =
+        run({wide.data(), {count}, {index{2}}},
+            rlhf::view<double>(wide_dc.data(), {count}, {index{2}}), other_dr, rlhf::serial{});
     const auto c = run(chosen, other_dc, other_dr, rlhf::parallel{two});
     for (const auto& r : {b, c}) {
       CHECK(r.loss == a.loss);
@@ -153,13 +154,13 @@ TEST_CASE("pair_loss: any number of pairs has the same bits dense, strided and o
   }
 }
 
-TEST_CASE("pair_loss: shapes and memory, dense and strided, are looked at before anything is written") {
+TEST_CASE(
+    "pair_loss: shapes and memory, dense and strided, are looked at before anything is written") {
   numbers x{1, 2, 3}, y{3, 2, 1}, d(3, 7), wide(6, 0);
   const auto broken = [&](const rlhf::pair_batch<double>& batch,
                           const rlhf::pair_output<double>& output) {
-    const std::string m = message_of([&] {
-      pair_loss<double>(hinge{}, batch, output, {.over = reduction::sum()});
-    });
+    const std::string m =
+        message_of([&] { pair_loss<double>(hinge{}, batch, output, {.over = reduction::sum()}); });
     CHECK(d == numbers(3, 7));
     CHECK(x == numbers{1, 2, 3});
     return m;
@@ -181,8 +182,8 @@ TEST_CASE("pair_loss: shapes and memory, dense and strided, are looked at before
   CHECK(broken({.chosen_score = {wide.data(), {3, 2}}, .rejected_score = y}, {}).find("rank 1") !=
         std::string::npos);
   CHECK(broken({.chosen_score = x,
-                .rejected_score = rlhf::view<const double>(
-                    static_cast<const double*>(nullptr), {index{3}})},
+                .rejected_score =
+                    rlhf::view<const double>(static_cast<const double*>(nullptr), {index{3}})},
                {})
             .find("its pointer is null") != std::string::npos);
   const rlhf::view<double> one_place(d.data(), {index{3}}, {index{0}});

@@ -215,7 +215,8 @@ TEST_CASE("whiten: a broken contract names itself and writes nothing") {
   CHECK(y == numbers(2, 7));
 }
 
-TEST_CASE("whiten: outputs that go past the caches, and any alignment, have the bits of small ones") {
+TEST_CASE(
+    "whiten: outputs that go past the caches, and any alignment, have the bits of small ones") {
   // 17 MiB of floats: written with streaming stores where there are such.
   const std::ptrdiff_t columns = 1027, many = 4340;
   random_numbers random(21);
@@ -251,8 +252,8 @@ TEST_CASE("whiten: outputs that go past the caches, and any alignment, have the 
         const rlhf::view<const float> one(value.data() + skew + at, {std::ptrdiff_t{1}, columns});
         rlhf::mask_view<> one_mask;
         if (kind == 2)
-          one_mask = rlhf::mask_view<>(rlhf::view<const std::uint8_t>(
-              mask.data() + at, {std::ptrdiff_t{1}, columns}));
+          one_mask = rlhf::mask_view<>(
+              rlhf::view<const std::uint8_t>(mask.data() + at, {std::ptrdiff_t{1}, columns}));
         const std::vector<std::int32_t> one_length{length[static_cast<std::size_t>(i)]};
         rlhf::sequence_layout<> one_layout;
         if (kind == 1) one_layout = rlhf::lengths(one_length);
@@ -273,7 +274,6 @@ TEST_CASE("whiten: it adds where it is asked to, and masked slots keep their bit
   numbers plain(6, 7), added(6, 7);
   whiten<double>({.value = value, .mask = mask}, {.whitened = plain});
   whiten<double>({.value = value, .mask = mask}, {.whitened = rlhf::add_to(added)});
-  for (std::size_t i = 0; i < 6; ++i)
-    CHECK(added[i] == (mask[i] != 0 ? 7 + plain[i] : 7));
+  for (std::size_t i = 0; i < 6; ++i) CHECK(added[i] == (mask[i] != 0 ? 7 + plain[i] : 7));
   CHECK(plain[2] == 0);
 }

@@ -115,10 +115,11 @@ class pair_binder {
     any_written_ = any_written_ || written;
     for (int k = any_written_ ? 0 : seen_count_; k < seen_count_; ++k)
       if ((written || seen_[k].written) && begin < seen_[k].bytes.end &&
-          seen_[k].bytes.begin < end &&
-          detail::overlap({begin, end, pitch, width}, seen_[k].bytes)) [[unlikely]]
+          seen_[k].bytes.begin < end && detail::overlap({begin, end, pitch, width}, seen_[k].bytes))
+          [[unlikely]]
         fail_overlap(name, seen_[k].name);
-    if (seen_count_ < most_tensors) seen_[seen_count_++] = {name, {begin, end, pitch, width}, written};
+    if (seen_count_ < most_tensors)
+      seen_[seen_count_++] = {name, {begin, end, pitch, width}, written};
   }
   /// Checks the memory of a tensor of the right shape.
   template <class T>

@@ -9,7 +9,7 @@ namespace rlhf::inline RLHF_COMPUTE::detail {
 template <class V>
 RLHF_INLINE void store_streaming(scalar_of<V>* to, const V& x) {
 #if RLHF_PACK_BYTES == 32 && defined(__AVX__)
-  if constexpr (math::width<V> > 1) {
+  if constexpr (math::width < V >> 1) {
 #if defined(__clang__)
     __builtin_nontemporal_store(x.native, reinterpret_cast<decltype(x.native)*>(to));
 #else
@@ -169,8 +169,8 @@ template <class K, class Space>
 bool rows_touch(const token_arguments<K, Space>& a) {
   const token_domain<Space>& d = a.domain;
   if (d.kind == arrangement::packed) return false;
-  bool beside = d.mask.kind() == mask_kind::none ||
-                (d.mask.stride(1) == 1 && d.mask.stride(0) == d.columns);
+  bool beside =
+      d.mask.kind() == mask_kind::none || (d.mask.stride(1) == 1 && d.mask.stride(0) == d.columns);
   for (const auto& x : a.in) beside = beside && x.stride == 1 && x.per_row == d.columns;
   for (const auto& y : a.out) beside = beside && y.stride == 1 && y.per_row == d.columns;
   return beside;

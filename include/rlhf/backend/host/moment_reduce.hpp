@@ -102,8 +102,8 @@ class moment_flush {
   /// One step of two packs of lanes.
   template <lanes_masked M>
   RLHF_INLINE void step(const piece& c, index s, int p, const V* shift, V (&weight)[2],
-                        V (&sum)[all_series][2], V (&square)[all_series][2], V (&low)[all_series][2],
-                        V (&high)[all_series][2]) const {
+                        V (&sum)[all_series][2], V (&square)[all_series][2],
+                        V (&low)[all_series][2], V (&high)[all_series][2]) const {
     for (int h = 0; h < 2; ++h) {
       V x[all_series], w = math::constant<V>(1);
       mask_of<V> counted = w > w;
@@ -199,8 +199,7 @@ class moment_flush {
               break;
           }
           const mask_of<V> fresh = counted & !have[p];
-          for (int k = 0; k < K::size; ++k)
-            value[k][p] = math::select(fresh, x[k], value[k][p]);
+          for (int k = 0; k < K::size; ++k) value[k][p] = math::select(fresh, x[k], value[k][p]);
           have[p] = have[p] | counted;
           all = all && math::all(have[p]);
         }
@@ -345,8 +344,7 @@ class moment_flush {
     const mask_view<Space>& mask = domain.mask;
     const index stride = domain.mask_stride(), origin = domain.mask_offset(i) + from * stride;
     if (mask.kind() == mask_kind::weight32 || mask.kind() == mask_kind::weight64) {
-      for (index j = 0; j < n; ++j)
-        weight_[at + j] = static_cast<T>(mask.at(origin + j * stride));
+      for (index j = 0; j < n; ++j) weight_[at + j] = static_cast<T>(mask.at(origin + j * stride));
       for (index j = n; j < whole; ++j) weight_[at + j] = T(0);
       c.weights = weight_ + at;
       c.masked = lanes_masked::by_weights;
@@ -403,8 +401,9 @@ moment_totals<K> moments_of_group(const K& kernel, const token_arguments<K, Spac
       continue;
     }
     // Slots behind the last valid one are masked by flags: they may fill its step.
-    const index there =
-        padded_flags && steps * virtual_lanes <= a.domain.length(i) ? steps * virtual_lanes : length;
+    const index there = padded_flags && steps * virtual_lanes <= a.domain.length(i)
+                            ? steps * virtual_lanes
+                            : length;
     for (index s = from; s < to;) {
       index n = flush.room() < to - s ? flush.room() : to - s;
       // A step that is not full goes alone, so that the full ones need no copy.

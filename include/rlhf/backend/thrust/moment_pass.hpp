@@ -183,8 +183,8 @@ struct moment_pass {
     const double first = lanes.sum([&](int l) { return value[l]; });
     T shift = found > 0 ? static_cast<T>(first / found) : T(0);
 
-    const bool weighted = a.domain.mask.kind() == mask_kind::weight32 ||
-                          a.domain.mask.kind() == mask_kind::weight64;
+    const bool weighted =
+        a.domain.mask.kind() == mask_kind::weight32 || a.domain.mask.kind() == mask_kind::weight64;
     typename Lanes::template each_lane<lane_sums> of;
     shifted_sums s;
     for (int sweep = 0; sweep < most_sweeps; ++sweep) {
@@ -198,8 +198,7 @@ struct moment_pass {
           math::detail::keep_rounding(part);  // not fused with its sum, on any machine
           of[l].weight += static_cast<double>(math::first(weight));
           of[l].sum[odd] = math::first(math::constant<V>(of[l].sum[odd]) + part);
-          of[l].square[odd] =
-              math::first(math::fma(part, d, math::constant<V>(of[l].square[odd])));
+          of[l].square[odd] = math::first(math::fma(part, d, math::constant<V>(of[l].square[odd])));
           const T seen = math::first(x);
           if (seen < of[l].low) of[l].low = seen;
           if (seen > of[l].high) of[l].high = seen;
