@@ -52,6 +52,13 @@ class host_run {
       for (index i = 0; i < n; ++i) f(i);
   }
 
+  /// A factor of all tokens, worked out once.
+  row_scale scale(const quotient& q) {
+    double* const to = allocate<double>(1);
+    if (!arena_.dry()) *to = q.value();
+    return {to, nullptr};
+  }
+
   /// tokens, positions, sequences of a domain; row_weight[i], where wanted, is the sum of a row.
   void count(const token_domain<space>& domain, double* counts, double* row_weight = nullptr) {
     if (arena_.dry()) return;
@@ -114,6 +121,14 @@ class host_run {
       }
     }
     all.finish().write(sums);
+  }
+
+  /// ... and then after(0) ... after(n - 1), which read the sums.
+  template <class K, class After>
+  void map_reduce(const K& kernel, const token_arguments<K, space>& a, double* sums, index n,
+                  const After& after) {
+    map_reduce(kernel, a, sums);
+    for_each(n, after);
   }
 
   /// The same kernel with one set of sums for each row: to[i * K::sums + k]. Figures other than

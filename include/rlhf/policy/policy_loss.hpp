@@ -240,6 +240,9 @@ struct policy_kernel {
   static constexpr int scaled_sums = Full ? 3 : 1;  // policy, KL and entropy term of the loss
   enum metric_sum { low, high, dual, k1, k2, k3, ratio, saturated, kl, entropy };
   static constexpr int plain_sum = scaled_sums + saturated;  // counts tokens, whatever they weigh
+  RLHF_HOST_DEVICE static constexpr bool whole(int k) {  // zeros and ones
+    return k >= scaled_sums + low && k <= scaled_sums + dual;
+  }
   static constexpr int metrics = Full ? 10 : 8;
   static constexpr int sums = scaled_sums + metrics;
   static constexpr int ranges = 1;

@@ -27,19 +27,43 @@ namespace rlhf::inline RLHF_COMPUTE {
 /// counted, their outputs become +0, and what it computes for them is thrown away. Under a mask of
 /// weights a sum is weighted around it too, but for the first `scaled_sums`, whose factor is.
 ///
+/// `static constexpr bool whole(int k)`, where it has one, names sums that only add zeros and ones
+/// while no weights are given: no order of additions changes them, and a device takes any.
+///
 /// Sums have one order that depends on row lengths alone: rows in groups of 64; a row starts at lane
 /// 0 of 16 and takes max(1, ceil(L / 16)) steps; lanes carry on from row to row, go to double every
 /// 64 steps and at the group's end; a binary tree over those, then over groups.
 template <class K, class Space>
 struct token_arguments;
 
+/// factor · (*factor_at) / (count · divisor) · upstream · (*upstream_at), or 0 for a count of 0:
+/// what multiplies every token of a loss. What is null is 1, or the number beside it.
+struct quotient {
+  double count = 1;
+  const double* counted = nullptr;  ///< takes the place of count
+  double divisor = 1;
+  double factor = 1;
+  const double* factor_at = nullptr;
+  double upstream = 1;
+  const double* upstream_at = nullptr;
+  RLHF_HOST_DEVICE double value() const {
+    const double n = counted != nullptr ? *counted : count;
+    const double f = factor_at != nullptr ? factor * *factor_at : factor;
+    const double share = n > 0 ? f / (n * divisor) : 0;
+    return share * (upstream_at != nullptr ? upstream * *upstream_at : upstream);
+  }
+};
+
 /// A factor per row: *uniform, times per_row[i] where given. It lies in the executor's memory, so
-/// that a normaliser may be computed there.
+/// that a normaliser may be computed there. run.scale(quotient) makes one; on a device it stays a
+/// quotient until a kernel reads it, which saves a launch.
 struct row_scale {
   const double* uniform = nullptr;
   const double* per_row = nullptr;
+  quotient where_read = {};  ///< where uniform is null
   RLHF_HOST_DEVICE double at(index i) const {
-    return per_row == nullptr ? *uniform : *uniform * per_row[i];
+    const double all = uniform != nullptr ? *uniform : where_read.value();
+    return per_row == nullptr ? all : all * per_row[i];
   }
 };
 

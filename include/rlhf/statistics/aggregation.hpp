@@ -178,22 +178,6 @@ void check_count(Run& run, const aggregation& over, const double* tokens) {
   check_count(run, over.by(), tokens);
 }
 
-/// *to = factor · (*factor_at) / count, or 0 for a count of 0.
-struct uniform_scale {
-  double value;
-  const double* device;
-  const double* counted;  // the local count; null for a mode without one
-  double divisor;
-  double factor;
-  const double* factor_at;
-  double* to;
-  RLHF_HOST_DEVICE void operator()(index) const {
-    const double n = counted != nullptr ? *counted : device != nullptr ? *device : value;
-    const double f = factor_at != nullptr ? factor * *factor_at : factor;
-    *to = n > 0 ? f / (n * divisor) : 0;
-  }
-};
-
 struct copy_reciprocal {
   const double* x;
   double* to;
@@ -267,6 +251,7 @@ struct turn_weights {
 template <class T>
 struct aggregation_plan {
   row_scale scale;
+  quotient share;  ///< what `scale` is, its factors per row aside
   token_input<T> coefficient;
 };
 
@@ -283,25 +268,24 @@ RLHF_NOINLINE aggregation_plan<T> plan_aggregation(Run& run, const token_domain<
   double divisor = 1;
   aggregation_plan<T> plan;
   plan.coefficient = coefficient;
-  double* const uniform = run.template allocate<double>(1);
-  plan.scale.uniform = uniform;
+  const double* per_row = nullptr;
   switch (over.mode()) {
     case aggregation_mode::token_mean:
       if (by.is_local()) counted = counts;
       break;
     case aggregation_mode::sequence_mean_token_sum_norm: divisor = over.horizon(); break;
     case aggregation_mode::sequence_mean_token_mean: {
-      double* const per_row = run.template allocate<double>(domain.rows);
-      run.for_each(domain.rows, detail::copy_reciprocal{row_weight, per_row});
-      plan.scale.per_row = per_row;
+      double* const reciprocal = run.template allocate<double>(domain.rows);
+      run.for_each(domain.rows, detail::copy_reciprocal{row_weight, reciprocal});
+      per_row = reciprocal;
       break;
     }
     case aggregation_mode::group_mean_token_mean: {
       double* const groups = run.template allocate<double>(1);
-      double* const per_row = run.template allocate<double>(domain.rows);
+      double* const reciprocal = run.template allocate<double>(domain.rows);
       run.group_reduce(sample_groups<Space>{domain.rows, 0, group_id},
-                       detail::group_weights{row_weight, per_row}, groups);
-      plan.scale.per_row = per_row;
+                       detail::group_weights{row_weight, reciprocal}, groups);
+      per_row = reciprocal;
       if (by.is_local()) counted = groups;
       break;
     }
@@ -323,8 +307,13 @@ RLHF_NOINLINE aggregation_plan<T> plan_aggregation(Run& run, const token_domain<
     case aggregation_mode::sequence_mean_token_sum:
     case aggregation_mode::none: break;
   }
-  run.for_each(1, detail::uniform_scale{by.value(), by.device(), counted, divisor, factor,
-                                        factor_at, uniform});
+  plan.share = {.count = by.value(),
+                .counted = counted != nullptr ? counted : by.device(),
+                .divisor = divisor,
+                .factor = factor,
+                .factor_at = factor_at};
+  plan.scale = run.scale(plan.share);
+  plan.scale.per_row = per_row;
   return plan;
 }
 

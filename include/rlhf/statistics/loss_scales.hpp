@@ -38,11 +38,12 @@ RLHF_NOINLINE loss_scales<T> plan_loss(Run& run, const token_domain<Space>& doma
   loss_scales<T> s;
   s.value = plan_aggregation<T>(run, domain, over, counts, row_weight, group_id, weight,
                                 factor.device != nullptr ? 1 : factor.value, factor.device);
-  double* const gradient = run.template allocate<double>(1);
   const bool number = !upstream && upstream.device == nullptr;
-  run.for_each(1, detail::scale_by{s.value.scale.uniform, number ? upstream.number : 1,
-                                   upstream.device, gradient});
-  s.gradient = {gradient, s.value.scale.per_row};
+  quotient gradient = s.value.share;
+  gradient.upstream = number ? upstream.number : 1;
+  gradient.upstream_at = upstream.device;
+  s.gradient = run.scale(gradient);
+  s.gradient.per_row = s.value.scale.per_row;
   return s;
 }
 

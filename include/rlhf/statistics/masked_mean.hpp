@@ -207,12 +207,27 @@ struct finish_moments {
   }
 };
 
+struct nothing_more {
+  RLHF_HOST_DEVICE void operator()(index) const {}
+};
+
+/// finish(k) for every series, then more(0).
+template <scalar T, class Series, class More>
+struct finish_and_more {
+  finish_moments<T, Series> finish;
+  More more;
+  RLHF_HOST_DEVICE void operator()(index) const {
+    for (index k = 0; k < Series::size; ++k) finish(k);
+    more(0);
+  }
+};
+
 /// Moments of each series over a domain whose weights sum to *weight. `figures` is laid out as
-/// moments_figures says.
-template <scalar T, class Run, class Series, class Space>
+/// moments_figures says; more(0) may read them.
+template <scalar T, class Run, class Series, class Space, class More = nothing_more>
 void gather_moments(Run& run, const Series& series, const token_domain<Space>& domain,
                     const token_input<T> (&in)[Series::inputs], const double* weight,
-                    double* figures) {
+                    double* figures, const More& more = {}) {
   using S = sum_kernel<T, Series>;
   using D = shifted_kernel<T, Series>;
   double* const sums = run.template allocate<double>(sums_of<S>::size);
@@ -222,10 +237,10 @@ void gather_moments(Run& run, const Series& series, const token_domain<Space>& d
   token_arguments<D, Space> second;
   first.domain = second.domain = domain;
   for (int k = 0; k < Series::inputs; ++k) first.in[k] = second.in[k] = in[k];
-  run.map_reduce(S{series}, first, sums);
-  run.for_each(Series::size, choose_shift<T, Series>{weight, sums, shift});
-  run.map_reduce(D{series, shift}, second, shifted);
-  run.for_each(Series::size, finish_moments<T, Series>{weight, sums, shifted, shift, figures});
+  run.map_reduce(S{series}, first, sums, Series::size,
+                 choose_shift<T, Series>{weight, sums, shift});
+  run.map_reduce(D{series, shift}, second, shifted, 1,
+                 finish_and_more<T, Series, More>{{weight, sums, shifted, shift, figures}, more});
 }
 
 /// Counts of what is left of a domain after the screen: means are over these tokens.
@@ -252,9 +267,9 @@ struct mean_kernel {
 
 struct finish_mean {
   const double* sum;
-  const double* per_token;  // 1 / over
+  quotient per_token;  // 1 / over
   double* to;
-  RLHF_HOST_DEVICE void operator()(index) const { *to = *sum * *per_token; }
+  RLHF_HOST_DEVICE void operator()(index) const { *to = *sum * per_token.value(); }
 };
 
 /// constants: the slope of the variance per unit of distance, and the mean in two parts.
@@ -363,25 +378,23 @@ result_of<Exec, masked_mean_result> masked_mean(
 
   auto run = exec.begin(function);
   double* const figures = run.template allocate<double>(token_counts::size + sums_of<K>::size + 1);
-  double* const scale = run.template allocate<double>(2);
   run.count(domain, figures);
   detail::check_count(run, config.over, figures);
   const token_input<T> observed[] = {value};
   const auto screened = screen_nonfinite<T>(run, domain, observed, config.nonfinite);
   const double* const kept = detail::count_kept(run, screened, figures);
-  run.for_each(
-      1, detail::uniform_scale{config.over.value(), config.over.device(),
-                               config.over.is_local() ? kept : nullptr, 1, 1, nullptr, scale});
-  run.for_each(1,
-               detail::scale_by{scale, output.upstream.number, output.upstream.device, scale + 1});
+  const quotient per_token{.count = config.over.value(),
+                           .counted = config.over.is_local() ? kept : config.over.device()};
+  quotient slope = per_token;
+  slope.upstream = output.upstream.number;
+  slope.upstream_at = output.upstream.device;
   token_arguments<K, Space> a;
   a.domain = screened.domain;
   a.in[0] = value;
   a.out[0] = d_value;
-  a.scale[0].uniform = scale + 1;
+  a.scale[0] = run.scale(slope);
   double* const sums = figures + token_counts::size;
-  run.map_reduce(K{}, a, sums);
-  run.for_each(1, detail::finish_mean{sums, scale, sums + sums_of<K>::size});
+  run.map_reduce(K{}, a, sums, 1, detail::finish_mean{sums, per_token, sums + sums_of<K>::size});
   if (screened.dropped != nullptr) {
     run.for_each(1, detail::add_dropped{screened.dropped, sums + sums_of<K>::nonfinite});
     run.for_each(1, detail::scale_by{kept, 1, nullptr, figures});
@@ -471,10 +484,10 @@ result_of<Exec, masked_variance_result> masked_variance(
   const auto screened = screen_nonfinite<T>(run, bind.domain(), in, config.nonfinite);
   const double* const kept = detail::count_kept(run, screened, figures);
   double* const to = figures + token_counts::size;
-  detail::gather_moments<T>(run, detail::identity_series{}, screened.domain, in, kept, to);
-  run.for_each(1,
-               detail::variance_constants<T>{to, config.ddof, output.upstream.number,
-                                             output.upstream.device, to + at::size, slope, mean});
+  detail::gather_moments<T>(
+      run, detail::identity_series{}, screened.domain, in, kept, to,
+      detail::variance_constants<T>{to, config.ddof, output.upstream.number,
+                                    output.upstream.device, to + at::size, slope, mean});
   if (output.d_value) {
     token_arguments<K, Space> a;
     a.domain = screened.domain;

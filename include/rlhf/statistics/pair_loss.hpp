@@ -337,7 +337,6 @@ const double* reduce_pairs(Run& run, const Term& term, const pair_arguments<T, S
                            const pair_config& config) {
   using K = detail::pair_kernel<T, Term>;
   double* const figures = run.template allocate<double>(token_counts::size + sums_of<K>::size);
-  double* const scale = run.template allocate<double>(2);
   run.count(pairs.domain, figures);
   detail::check_count(run, config.over.by(), figures);
   const token_input<T> observed[] = {pairs.chosen,       pairs.rejected, pairs.ref_chosen,
@@ -345,8 +344,7 @@ const double* reduce_pairs(Run& run, const Term& term, const pair_arguments<T, S
   const auto screened = screen_nonfinite<T>(run, pairs.domain, observed, config.nonfinite);
   const normaliser& by = config.over.by();
   const double* const counted = by.is_local() ? figures : nullptr;
-  run.for_each(1, detail::uniform_scale{by.value(), by.device(), counted, 1, 1, nullptr, scale});
-  run.for_each(1, detail::scale_by{scale, pairs.upstream_number, pairs.upstream_at, scale + 1});
+  quotient share{.count = by.value(), .counted = counted != nullptr ? counted : by.device()};
 
   token_arguments<K, Space> a;
   a.domain = screened.domain;
@@ -362,8 +360,10 @@ const double* reduce_pairs(Run& run, const Term& term, const pair_arguments<T, S
   a.out[K::d_chosen] = pairs.d_chosen;
   a.out[K::d_rejected] = pairs.d_rejected;
   a.out[K::pair_loss] = pairs.pair_loss;
-  a.scale[K::loss].uniform = scale;
-  a.scale[K::gradient].uniform = scale + 1;
+  a.scale[K::loss] = run.scale(share);
+  share.upstream = pairs.upstream_number;
+  share.upstream_at = pairs.upstream_at;
+  a.scale[K::gradient] = run.scale(share);
   double* const sums = figures + token_counts::size;
   run.map_reduce(K{term}, a, sums);
   if (screened.dropped != nullptr)

@@ -212,18 +212,23 @@ inline void check_whiten(const char* function, const whiten_config& config) {
   expects(config.moments->m2 >= 0, function, "moments", "m2 >= 0", config.moments->m2);
 }
 
-/// The moments of the call or the given ones, in `figures`, behind the counts.
+/// The moments of the call or the given ones, in `figures`, behind the counts, and the constants
+/// that follow from them.
 template <scalar T, class Run, class Space>
 void whiten_moments(Run& run, const screened_domain<Space>& screened, const token_input<T>& value,
-                    const whiten_config& config, double* figures) {
+                    const whiten_config& config, double* figures, T* constant) {
+  using at = moments_figures<identity_series>;
   double* const to = figures + token_counts::size;
+  const whiten_constants<T> constants{to, config.ddof, config.epsilon, config.epsilon_mode,
+                                      config.shift_mean, to + at::size, constant};
   if (config.moments) {
     run.for_each(1, store_moments{*config.moments, to});
+    run.for_each(1, constants);
     return;
   }
   const double* const kept = count_kept(run, screened, figures);
   const token_input<T> in[] = {value};
-  gather_moments<T>(run, identity_series{}, screened.domain, in, kept, to);
+  gather_moments<T>(run, identity_series{}, screened.domain, in, kept, to, constants);
 }
 
 }  // namespace detail
@@ -273,16 +278,14 @@ result_of<Exec, whiten_result> whiten(const masked_values<T, space_of<Exec>>& ba
   run.count(bind.domain(), figures);
   const token_input<T> observed[] = {value};
   const auto screened = screen_nonfinite<T>(run, bind.domain(), observed, config.nonfinite);
-  detail::whiten_moments<T>(run, screened, value, config, figures);
+  detail::whiten_moments<T>(run, screened, value, config, figures, constant);
   double* const to = figures + token_counts::size;
-  run.for_each(1, detail::whiten_constants<T>{to, config.ddof, config.epsilon, config.epsilon_mode,
-                                              config.shift_mean, to + at::size, constant});
   token_arguments<K, Space> a;
   a.domain = screened.domain;
   a.in[0] = value;
   a.out[0] = whitened;
-  run.map_reduce(K{constant}, a, sums);
-  run.for_each(1, detail::scale_by{sums + sums_of<K>::nonfinite, 1, nullptr, to + at::nonfinite});
+  run.map_reduce(K{constant}, a, sums, 1,
+                 detail::scale_by{sums + sums_of<K>::nonfinite, 1, nullptr, to + at::nonfinite});
   if (screened.dropped != nullptr)
     run.for_each(1, detail::add_dropped{screened.dropped, to + at::nonfinite});
   return run.template finish<whiten_result>(figures, &detail::read_whiten);
@@ -332,20 +335,18 @@ result_of<Exec, whiten_result> whiten_backward(
   run.count(bind.domain(), figures);
   const token_input<T> observed[] = {value};
   const auto screened = screen_nonfinite<T>(run, bind.domain(), observed, config.nonfinite);
-  detail::whiten_moments<T>(run, screened, value, config, figures);
+  detail::whiten_moments<T>(run, screened, value, config, figures, constant);
   double* const to = figures + token_counts::size;
-  run.for_each(1, detail::whiten_constants<T>{to, config.ddof, config.epsilon, config.epsilon_mode,
-                                              config.shift_mean, to + at::size, constant});
   token_arguments<P, Space> first;
   token_arguments<K, Space> second;
   first.domain = second.domain = screened.domain;
   first.in[0] = second.in[0] = value;
   first.in[1] = second.in[1] = u;
   second.out[0] = d_value;
-  run.map_reduce(P{constant}, first, products);
-  run.for_each(
-      1, detail::whiten_slopes<T>{to, products, config.ddof, config.epsilon, config.epsilon_mode,
-                                  config.shift_mean, config.moments.has_value(), slope});
+  run.map_reduce(
+      P{constant}, first, products, 1,
+      detail::whiten_slopes<T>{to, products, config.ddof, config.epsilon, config.epsilon_mode,
+                               config.shift_mean, config.moments.has_value(), slope});
   run.for_each(1, detail::store_one{one});
   second.scale[0].uniform = one;
   run.map_reduce(K{constant, slope}, second, unread);

@@ -109,8 +109,8 @@ result_of<Exec, explained_variance_result> explained_variance(
                                bind.token("returns", detail::row_if(row, batch.returns))};
 
   auto run = exec.begin(function);
-  double* const counts = run.template allocate<double>(token_counts::size);
   double* const figures = run.template allocate<double>(at::size);
+  double* const counts = run.template allocate<double>(token_counts::size);
   run.count(bind.domain(), counts);
   const auto screened = screen_nonfinite<T>(run, bind.domain(), in, config.nonfinite);
   const double* const kept = detail::count_kept(run, screened, counts);

@@ -17,6 +17,15 @@ struct on_serial_lanes {
   RLHF_HOST_DEVICE void operator()(index i) const { f(serial_lanes{}, i); }
 };
 
+template <class F>
+struct on_serial_team {
+  F f;
+  RLHF_HOST_DEVICE void operator()(index i) const {
+    typename F::shared s;
+    f(serial_team<F::threads>{}, s, i);
+  }
+};
+
 struct thrust_machine {
   void fetch(double* to, const double* from, index n) const {
     for (index k = 0; k < n; ++k) to[k] = from[k];
@@ -36,7 +45,9 @@ class thrust_device : public detail::device_workspace {
   using result = pending<R, machine>;
   static constexpr bool dry = false;
 
-  thrust_device(void* workspace, std::size_t bytes) : device_workspace(workspace, bytes) {}
+  thrust_device(void* workspace, std::size_t bytes) : device_workspace(workspace, bytes) {
+    if (ticket() != nullptr) *ticket() = 0;
+  }
 
   device_run<thrust_device> begin(const char* function) const { return {*this, function}; }
   machine handle() const { return {}; }
@@ -47,6 +58,10 @@ class thrust_device : public detail::device_workspace {
   template <class F>
   void launch_lanes(index n, const F& f) const {
     launch(n, detail::on_serial_lanes<F>{f});
+  }
+  template <class F>
+  void launch_team(index n, const F& f) const {
+    launch(n, detail::on_serial_team<F>{f});
   }
 };
 

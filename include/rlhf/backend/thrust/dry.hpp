@@ -16,10 +16,14 @@ struct device_dry_run {
   device_run<device_dry_run> begin(const char* function) const { return {*this, function}; }
   static constexpr void* scratch() { return nullptr; }
   static constexpr std::size_t scratch_bytes() { return 0; }
+  static constexpr double* next_result() { return nullptr; }
+  static constexpr unsigned* ticket() { return nullptr; }
   template <class F>
   void launch(index, const F&) const {}
   template <class F>
   void launch_lanes(index, const F&) const {}
+  template <class F>
+  void launch_team(index, const F&) const {}
   void note(std::size_t bytes) const {
     if (bytes > required) required = bytes;
   }
@@ -33,7 +37,7 @@ std::size_t device_workspace_bytes(const Call& call, index results = 1) {
   const device_dry_run exec;
   call(exec);
   return exec.required + static_cast<std::size_t>(results) * detail::result_bytes +
-         detail::device_alignment;
+         detail::ticket_bytes + detail::device_alignment;
 }
 
 }  // namespace rlhf::inline RLHF_COMPUTE

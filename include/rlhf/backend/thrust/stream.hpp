@@ -152,6 +152,66 @@ __global__ void __launch_bounds__(threads_per_block) run_lanes(index n, F f) {
     f(lanes, i);
 }
 
+/// See serial_team.
+template <int Width>
+class block_team {
+ public:
+  static constexpr int width = Width;
+
+  template <class X>
+  struct own {
+    X value;
+    __device__ X& operator[](int) { return value; }
+  };
+
+  template <class F>
+  __device__ void each(const F& f) const {
+    f(static_cast<int>(threadIdx.x));
+  }
+  __device__ void sync() const { __syncthreads(); }
+  template <class M, class F, class S>
+  __device__ void merge16(const M& m, const F& f, const S& store) const {
+    const int t = static_cast<int>(threadIdx.x);
+    double x = f(t);
+    for (unsigned half = 8; half > 0; half /= 2)
+      x = m(x, __shfl_down_sync(0xffffffffu, x, half, 16));
+    if (t % 16 == 0) store(t, x);
+  }
+  __device__ bool arrive(unsigned* at, index n, bool& last) const {
+    __syncthreads();
+    if (threadIdx.x == 0) {
+      __threadfence();
+      last = static_cast<index>(atomicAdd(at, 1u)) + 1 == n;
+      if (last) *at = 0;
+      __threadfence();
+    }
+    __syncthreads();
+    return last;
+  }
+  __device__ int next(int& n) const { return atomicAdd(&n, 1); }
+  /// From where all blocks see it: what another has written may not be in this one's cache.
+  template <class X>
+  __device__ X fetch(const X* p) const {
+    return __ldcg(p);
+  }
+};
+
+/// How many blocks of a team a processor is to hold, which bounds the registers of a thread; 0 where
+/// the compiler is to choose.
+template <class F>
+constexpr unsigned least_blocks() {
+  if constexpr (requires { F::least_blocks; })
+    return F::least_blocks;
+  else
+    return 0;
+}
+
+template <class F>
+__global__ void __launch_bounds__(F::threads, least_blocks<F>()) run_team(index, F f) {
+  __shared__ typename F::shared s;
+  f(block_team<F::threads>(), s, static_cast<index>(blockIdx.x));
+}
+
 /// Blocks for n threads; a kernel walks on where there are more than fit one grid.
 constexpr unsigned blocks_for(index n, index threads_each) {
   const index most = 1 << 20;
@@ -163,15 +223,14 @@ static_assert(blocks_for(1, 1) == 1 && blocks_for(256, 1) == 1 && blocks_for(257
 static_assert(blocks_for(17, 16) == 2 && blocks_for(index{1} << 40, 1) == 1u << 20);
 
 template <class F>
-void enqueue(void (*kernel)(index, F), index n, const F& f, index threads_each,
+void enqueue(void (*kernel)(index, F), index n, const F& f, unsigned blocks, unsigned threads,
              cudaStream_t stream) {
   index count = n;
   F functor = f;
   void* arguments[] = {&count, &functor};
-  check_cuda(
-      cudaLaunchKernel(reinterpret_cast<const void*>(kernel), dim3(blocks_for(n, threads_each)),
-                       dim3(threads_per_block), arguments, 0, stream),
-      "launching a kernel");
+  check_cuda(cudaLaunchKernel(reinterpret_cast<const void*>(kernel), dim3(blocks), dim3(threads),
+                              arguments, 0, stream),
+             "launching a kernel");
 }
 
 }  // namespace detail
@@ -193,7 +252,8 @@ using pending = rlhf::pending<R, detail::cuda_machine>;
 ///     const dpo_result r = call.get();                   // waits
 ///     on.reset();                                        // frees the memory of results
 ///
-/// It serves one thread at a time, and the workspace one stream. Sums have the order of the host.
+/// It serves one thread at a time, and the workspace one stream. Making one enqueues the clearing of
+/// 256 bytes; captured calls may be replayed, since each kernel leaves them as it found them. Sums have the order of the host.
 class stream : public detail::device_workspace {
   cudaStream_t stream_;
 
@@ -205,17 +265,30 @@ class stream : public detail::device_workspace {
   static constexpr bool dry = false;
 
   stream(cudaStream_t stream, void* workspace, std::size_t bytes)
-      : device_workspace(workspace, bytes), stream_(stream) {}
+      : device_workspace(workspace, bytes), stream_(stream) {
+    if (ticket() != nullptr)
+      detail::check_cuda(cudaMemsetAsync(ticket(), 0, detail::ticket_bytes, stream),
+                         "clearing the ticket of a workspace");
+  }
 
   device_run<stream> begin(const char* function) const { return {*this, function}; }
   machine handle() const { return {stream_}; }
   template <class F>
   void launch(index n, const F& f) const {
-    detail::enqueue(&detail::run_each<F>, n, f, 1, stream_);
+    detail::enqueue(&detail::run_each<F>, n, f, detail::blocks_for(n, 1),
+                    detail::threads_per_block, stream_);
   }
   template <class F>
   void launch_lanes(index n, const F& f) const {
-    detail::enqueue(&detail::run_lanes<F>, n, f, virtual_lanes, stream_);
+    detail::enqueue(&detail::run_lanes<F>, n, f, detail::blocks_for(n, virtual_lanes),
+                    detail::threads_per_block, stream_);
+  }
+  template <class F>
+  void launch_team(index n, const F& f) const {
+    if (n > 0x7fffffff) [[unlikely]]  // of 16,384 tokens and more each
+      detail::fail("cuda::stream", "batch", "at most 2^31 - 1 units of work", n);
+    detail::enqueue(&detail::run_team<F>, n, f, static_cast<unsigned>(n),
+                    static_cast<unsigned>(F::threads), stream_);
   }
 };
 

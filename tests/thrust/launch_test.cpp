@@ -1,0 +1,1 @@
+#include "tests/thrust/launch_cases.hpp"

@@ -1,0 +1,1 @@
+#include "tests/thrust/shape_cases.hpp"
