@@ -22,13 +22,13 @@ namespace rlhf::inline RLHF_COMPUTE {
 /// what the lanes hold first, in the flush's first four steps. Where that is farther from the mean
 /// of the flush than one standard deviation, they are measured again from there, twice at most: a
 /// flush is 1,024 tokens, which stay in cache. Even and odd steps have sums of their own. Flushes
-/// merge in double.
+/// merge in double, about the number that the first of them was measured from.
 template <class K>
 struct moments_of {
   static constexpr int low = 3 * K::size;  ///< behind count, mean and m2 of each series
   static constexpr int high = 4 * K::size;
   static constexpr int nonfinite = 5 * K::size;
-  static constexpr int size = 5 * K::size + 1;
+  static constexpr int size = 7 * K::size + 1;  ///< and, for merging, a shift and the mean from it
 };
 
 namespace detail {
@@ -43,34 +43,55 @@ struct shifted_sums {
   RLHF_HOST_DEVICE double mean() const { return sum / weight; }
   /// Whether the shift is no good: the squares are more about it than about the mean.
   RLHF_HOST_DEVICE bool far() const { return weight > 0 && 2 * (sum * mean()) > square; }
-  template <class M>
-  RLHF_HOST_DEVICE M about(double shift) const {
-    if (!(weight > 0)) return {};
+  template <class Series>
+  RLHF_HOST_DEVICE Series about(double shift) const {
+    Series r;
+    if (!(weight > 0)) return r;
     const double m2 = math::fma(-sum, mean(), square);
-    return {weight, shift + mean(), m2 < 0 ? 0 : m2};
+    r.shift = shift;
+    r.of = {weight, mean(), m2 < 0 ? 0 : m2};
+    return r;
   }
 };
 
-/// What is known of one series; it merges.
+/// What is known of one series; it merges. The mean is kept as its distance from a shift near it, so
+/// that a mean that is large beside the spread costs no digits of m2.
 template <class M>
 struct series_moments {
-  M of = {};
+  M of = {};  // of x − shift
+  double shift = 0;
   double low = __builtin_inf();
   double high = -__builtin_inf();
 
   RLHF_HOST_DEVICE static series_moments merge(const series_moments& a, const series_moments& b) {
-    return {a.of + b.of, a.low < b.low ? a.low : b.low, a.high > b.high ? a.high : b.high};
+    series_moments r = a;
+    if (!(a.of.count > 0)) {
+      r = b;
+    } else if (b.of.count > 0) {
+      M moved = b.of;
+      moved.mean = (b.shift - a.shift) + moved.mean;
+      r.of = a.of + moved;
+    }
+    r.low = a.low < b.low ? a.low : b.low;
+    r.high = a.high > b.high ? a.high : b.high;
+    return r;
   }
   /// Series k of `series`, in a row of figures as moments_of says.
   RLHF_HOST_DEVICE static series_moments read(const double* row, int k, int series) {
-    const double* const m = row + 3 * k;
-    return {{m[0], m[1], m[2]}, row[3 * series + k], row[4 * series + k]};
+    const double* const beyond = row + 5 * series + 1;
+    return {{row[3 * k], beyond[series + k], row[3 * k + 2]},
+            beyond[k],
+            row[3 * series + k],
+            row[4 * series + k]};
   }
   RLHF_HOST_DEVICE void write(double* row, int k, int series) const {
     double* const m = row + 3 * k;
-    m[0] = of.count, m[1] = of.mean, m[2] = of.m2;
+    double* const beyond = row + 5 * series + 1;
+    m[0] = of.count, m[1] = shift + of.mean, m[2] = of.m2;
     row[3 * series + k] = low;
     row[4 * series + k] = high;
+    beyond[k] = shift;
+    beyond[series + k] = of.mean;
   }
 };
 

@@ -212,7 +212,7 @@ struct moment_pass {
       if (!s.far() || sweep + 1 == most_sweeps) break;
       shift = static_cast<T>(static_cast<double>(shift) + s.mean());
     }
-    series.of = s.template about<typename K::moments>(static_cast<double>(shift));
+    series = s.template about<M>(static_cast<double>(shift));
     const auto range = lanes.merge([&](int l) {
       lane_figures<1, 1> r;
       r.sum[0] = of[l].nonfinite;
