@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <iterator>
 #include <string>
@@ -47,6 +48,12 @@ class numbers {
     return x;
   }
 };
+
+/// Under a tool that watches every access (RLHF_REDUCED_TESTS=1) large sizes are left out.
+inline bool is_left_out(index tokens) {
+  static const bool reduced = std::getenv("RLHF_REDUCED_TESTS") != nullptr;
+  return reduced && tokens > 4000;
+}
 
 struct host_place {
   using space = rlhf::host_space;
