@@ -117,14 +117,14 @@ class serial_block {
 };
 
 /// f(block, i) with shared memory of its own, filled with what no kernel may read.
-template <class F>
+template <class F, class Block = serial_block>
 struct on_serial_block {
   F f;
   block_shape shape;
   void operator()(index i) const {
     alignas(16) std::byte shared[most_shared_bytes];
     __builtin_memset(shared, 0xff, shape.shared_bytes);
-    f(serial_block(shape.threads, shared), i);
+    f(Block(shape.threads, shared), i);
   }
 };
 
@@ -245,9 +245,10 @@ void launch_blocks(const Exec& exec, index n, const block_shape& shape, const F&
     return;
   } else
 #endif
-  {
+  if constexpr (requires { typename Exec::block; })  // a test's own
+    exec.launch(n, on_serial_block<F, typename Exec::block>{f, shape});
+  else
     exec.launch(n, on_serial_block<F>{f, shape});
-  }
 }
 
 /// What one block of the executor's device may share.
