@@ -30,9 +30,9 @@ TEST_CASE("device: pieces of a long row that look back far have the numbers of t
       tensor<Place, std::uint8_t> e(ends, rlhf::shape(1, n));
       rlhf::mask_view<typename Place::space> terminated;
       if (episodes) terminated = e.mask();
-      const auto d = rlhf::discounted_returns<float>(
-          {.reward = r.view(), .terminated = terminated}, {.returns = x.view()}, {.gamma = 0.9999},
-          exec);
+      const auto d =
+          rlhf::discounted_returns<float>({.reward = r.view(), .terminated = terminated},
+                                          {.returns = x.view()}, {.gamma = 0.9999}, exec);
       read_result(Place::get(d), to);
       x.read(to);
     };
