@@ -117,14 +117,14 @@ class serial_block {
 };
 
 /// f(block, i) with shared memory of its own, filled with what no kernel may read.
-template <class F>
+template <class F, class Block = serial_block>
 struct on_serial_block {
   F f;
   block_shape shape;
   void operator()(index i) const {
     alignas(16) std::byte shared[most_shared_bytes];
     __builtin_memset(shared, 0xff, shape.shared_bytes);
-    f(serial_block(shape.threads, shared), i);
+    f(Block(shape.threads, shared), i);
   }
 };
 
@@ -160,9 +160,7 @@ class cuda_block {
   __device__ X* shared(std::size_t at) const {
     return reinterpret_cast<X*>(shared_ + at);
   }
-  __device__ void copy(void* to, const void* from) const {
-    __pipeline_memcpy_async(to, from, 16);
-  }
+  __device__ void copy(void* to, const void* from) const { __pipeline_memcpy_async(to, from, 16); }
   __device__ void fetched() const {
     __pipeline_commit();
     __pipeline_wait_prior(0);
@@ -202,7 +200,8 @@ constexpr int launch_blocks_of() {
 }
 
 template <class F>
-__global__ void __launch_bounds__(launch_threads_of<F>(), launch_blocks_of<F>()) run_blocks(index n, F f) {
+__global__ void __launch_bounds__(launch_threads_of<F>(), launch_blocks_of<F>())
+    run_blocks(index n, F f) {
   extern __shared__ __align__(16) unsigned char shared_of_block[];
   const cuda_block block(reinterpret_cast<std::byte*>(shared_of_block));
   for (index i = blockIdx.x; i < n; i += gridDim.x) {
@@ -245,9 +244,10 @@ void launch_blocks(const Exec& exec, index n, const block_shape& shape, const F&
     return;
   } else
 #endif
-  {
+      if constexpr (requires { typename Exec::block; })  // a test's own
+    exec.launch(n, on_serial_block<F, typename Exec::block>{f, shape});
+  else
     exec.launch(n, on_serial_block<F>{f, shape});
-  }
 }
 
 /// What one block of the executor's device may share.

@@ -103,15 +103,16 @@ struct logit_plan {
     logit_plan p;
     const index one = classes < row_tile ? classes : row_tile;
     p.tiles = row_tiles(classes) > 0 ? row_tiles(classes) : 1;
-    p.pitch = static_cast<int>((one + virtual_lanes - 1) / virtual_lanes * virtual_lanes +
-                               virtual_lanes);
+    p.pitch =
+        static_cast<int>((one + virtual_lanes - 1) / virtual_lanes * virtual_lanes + virtual_lanes);
     p.lane_sets = 2 + (squares ? 1 : 0) + (mean ? 2 : 0);
     // Several blocks share a multiprocessor, so that one reads while another computes.
     constexpr std::size_t modest = std::size_t{40} << 10;
     const std::size_t tile = static_cast<std::size_t>(p.pitch) * bytes.element;
     const auto fits = static_cast<index>(modest / tile);
     if (p.tiles <= fits) {
-      const index by_size = fits / p.tiles, by_threads = 32 / p.tiles, by_rows = (slots + 263) / 264;
+      const index by_size = fits / p.tiles, by_threads = 32 / p.tiles,
+                  by_rows = (slots + 263) / 264;
       p.rows = static_cast<int>(smallest(by_size, by_threads, by_rows));
       p.window = static_cast<int>(p.tiles);
     } else if (gradient) {
@@ -310,7 +311,7 @@ struct logit_pass {
         s.token.weight = 0;
         if (at.position >= 0 && at.position < pass.a.domain.length(at.sequence))
           s.token.weight = pass.a.domain.mask.at(pass.a.domain.mask_offset(at.sequence) +
-                                            at.position * pass.a.domain.mask_stride());
+                                                 at.position * pass.a.domain.mask_stride());
         s.counts = s.token.weight > 0;
         s.logits = pass.a.logits.at(at.sequence, at.begin, at.position);
         if (pass.a.gradient.data != nullptr)
@@ -328,9 +329,8 @@ struct logit_pass {
     RLHF_HOST_DEVICE void fetch() const {
       constexpr int part = sixteen_bytes<L>::count;
       const index from = from_tile * row_tile;
-      const auto n = static_cast<int>((from_tile + tiles < plan.tiles
-                                           ? (from_tile + tiles) * row_tile
-                                           : classes) - from);
+      const auto n = static_cast<int>(
+          (from_tile + tiles < plan.tiles ? (from_tile + tiles) * row_tile : classes) - from);
       const int whole = (n + lanes - 1) / lanes * lanes;
       const index step = pass.a.logits.step;
       block.each([&](int t) {
@@ -517,8 +517,7 @@ struct logit_pass {
           row_statistics& of = s.token.of;
           of.finite = !s.broken && s.best >= 0 && math::is_finite(s.others + s.best_sum);
           s.rest = s.others + (s.best_sum - 1);
-          const bool tied =
-              s.label >= 0 && static_cast<double>(logit(r, s.label)) == s.top;
+          const bool tied = s.label >= 0 && static_cast<double>(logit(r, s.label)) == s.top;
           // A lane that holds the 1 of the maximum has lost digits of what else it holds.
           s.few = of.finite && s.rest < 16;
           s.seeks = of.finite && (tied || s.few);
@@ -544,15 +543,14 @@ struct logit_pass {
           row_state& s = state[r];
           if (!s.counts || !s.seeks) continue;
           int largest = tile_size;
-          for (int k = 0; k < seekers && largest == tile_size; ++k)
-            largest = seek[r * seekers + k];
+          for (int k = 0; k < seekers && largest == tile_size; ++k) largest = seek[r * seekers + k];
           if (step == 0) s.largest = largest;
           if (!s.few) continue;
           const int v = step * lanes + largest % lanes;
           T e = T(0);
           if (v != largest && v < size_of(s.best))
-            e = exponential(distance(logit(r, s.best * row_tile + v), static_cast<T>(s.top),
-                                          inverse_narrow));
+            e = exponential(
+                distance(logit(r, s.best * row_tile + v), static_cast<T>(s.top), inverse_narrow));
           apart[job] = e;
         }
       });
@@ -585,8 +583,7 @@ struct logit_pass {
       } else {
         double label_logit = 0;
         if (s.label >= 0) label_logit = static_cast<double>(logit(r, s.label));
-        if (s.seeks)
-          of.label_is_largest = s.label >= 0 && s.best * row_tile + s.largest == s.label;
+        if (s.seeks) of.label_is_largest = s.label >= 0 && s.best * row_tile + s.largest == s.label;
         if (s.few) s.rest = s.others + best_rest(r);
         const double log_sum = log1p_of(s.rest);
         s.mean_d = s.weighted_sum / (1 + s.rest);
@@ -602,8 +599,7 @@ struct logit_pass {
       pass.kernel(token);
       const figure_row figures{K::sums + 1, K::ranges};
       const index k = first_slot + r;
-      double* const to =
-          pass.partial + (pass.rank == nullptr ? k : pass.rank[k]) * figures.size();
+      double* const to = pass.partial + (pass.rank == nullptr ? k : pass.rank[k]) * figures.size();
       for (int f = 0; f < K::sums; ++f) to[f] = token.sum[f];
       to[K::sums] = token.nonfinite;
       for (int f = 0; f < K::ranges; ++f)
@@ -611,8 +607,8 @@ struct logit_pass {
       if (s.gradient == nullptr) return;
 
       const row_slopes& slope_of = token.slope;
-      const bool silent = slope_of.label == 0 && slope_of.p == 0 && slope_of.p_log_p == 0 &&
-                          slope_of.uniform == 0;
+      const bool silent =
+          slope_of.label == 0 && slope_of.p == 0 && slope_of.p_log_p == 0 && slope_of.uniform == 0;
       s.fills = !of.finite || silent;
       s.filler = of.finite ? T(0) : static_cast<T>(__builtin_nan(""));
       if (s.fills) return;
@@ -712,8 +708,7 @@ struct logit_pass {
         sixteen_bytes<L> all;
         if (accumulate) all = load16(to);
         for (int k = 0; k < part; ++k)
-          math::narrow(&all.part[k],
-                       accumulate ? math::widen(&all.part[k]) + value[k] : value[k]);
+          math::narrow(&all.part[k], accumulate ? math::widen(&all.part[k]) + value[k] : value[k]);
         store16(to, all);
         return;
       }

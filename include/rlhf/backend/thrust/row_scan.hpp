@@ -48,7 +48,7 @@ struct scan_board {
 template <class K>
 struct scan_plan {
   using T = typename K::scalar_type;
-  static constexpr int threads = 128;  // blocks of 8 steps in a round
+  static constexpr int threads = 128;        // blocks of 8 steps in a round
   static constexpr int pitch = threads + 4;  // neither steps nor blocks meet in one bank
   static constexpr int steps = static_cast<int>(scan_block_tokens);
   static constexpr int arrays = K::inputs > K::outputs ? K::inputs : K::outputs;
@@ -179,8 +179,7 @@ struct scan_pass {
     return any;
   }
   RLHF_HOST_DEVICE T of_row(const token_input<T>& x, index i) const {
-    return x.data == nullptr ? x.absent
-                             : x.data[i * x.per_row + a.domain.begin(i) * x.per_begin];
+    return x.data == nullptr ? x.absent : x.data[i * x.per_row + a.domain.begin(i) * x.per_begin];
   }
   RLHF_HOST_DEVICE bool shares_rows() const { return board.ticket != nullptr; }
   RLHF_HOST_DEVICE bool decays() const {
@@ -387,8 +386,8 @@ struct scan_pass {
       }
       for (int k = 0; k < K::flags; ++k) {
         const token_flags& f = a.flag[k];
-        t.flag[k] = f.data != nullptr &&
-                    f.data[i * f.per_row + begin * f.per_begin + j * f.stride] != 0;
+        t.flag[k] =
+            f.data != nullptr && f.data[i * f.per_row + begin * f.per_begin + j * f.stride] != 0;
       }
       if constexpr (K::shifted >= 0) t.next = lane_of(pass.of_row(a.after, i));
       pass.kernel.step(t);
@@ -439,8 +438,8 @@ struct scan_pass {
         if (t >= most) return;
         const index i = round->row + t;
         const index n = i < segment.last ? pass.map.steps(i) : -1;
-        count[t] = n > scan_tile_tokens ? static_cast<int>(scan_tile_tokens) + 1
-                                        : static_cast<int>(n);
+        count[t] =
+            n > scan_tile_tokens ? static_cast<int>(scan_tile_tokens) + 1 : static_cast<int>(n);
       });
       block.each([&](int t) {
         if (t >= most) return;
@@ -601,7 +600,7 @@ struct scan_pass {
               const token_input<T>& in = a.in[k];
               value[h][k] = in.data == nullptr ? in.absent
                             : blank            ? T(0)
-                                    : in.data[p.in[k] + j * in.stride];
+                                               : in.data[p.in[k] + j * in.stride];
             }
             for (int k = 0; k < K::flags; ++k) {
               const token_flags& f = a.flag[k];
@@ -715,7 +714,7 @@ struct scan_pass {
       const int n = round->parts;
       block.each([&](int q) {
         if (q >= n) return;
-          const part& p = parts[q];
+        const part& p = parts[q];
         const int blocks = p.count / steps;
         const bool rest = p.count % steps != 0;
         constexpr int batch = 8;
@@ -785,7 +784,7 @@ struct scan_pass {
       const int n = round->units;
       block.each([&](int t) {
         if (t >= n) return;
-          eight& my = mine[t];
+        eight& my = mine[t];
         const part& p = parts[owner[t]];
         const int m = t - p.first_unit;
         const bool ended = (dead[t] & 1) != 0, stops = (dead[t] & 2) != 0;

@@ -141,8 +141,8 @@ struct plan_scan {
   RLHF_HOST_DEVICE void operator()(const Block& block, index g) const {
     auto* const steps = block.template shared<index>(0);
     index* const positions = steps + rows;
-    index* const slot = positions + rows;   // of the segment a row ends, or -1
-    index* const first = slot + rows;       // row of that segment
+    index* const slot = positions + rows;  // of the segment a row ends, or -1
+    index* const first = slot + rows;      // row of that segment
     index* const count = first + rows;
     const index from = g * moment_group_rows;
     const auto n = static_cast<int>(map.end_row(g) - from);
@@ -215,8 +215,8 @@ struct unusable_tokens {
       }
       for (int k = 0; k < K::flags; ++k) {
         const token_flags& f = a.flag[k];
-        lanes.flag[k] = f.data != nullptr &&
-                        f.data[i * f.per_row + begin * f.per_begin + j * f.stride] != 0;
+        lanes.flag[k] =
+            f.data != nullptr && f.data[i * f.per_row + begin * f.per_begin + j * f.stride] != 0;
       }
       bool usable = kernel.usable(lanes);
       if (j + 1 == n)
@@ -275,9 +275,7 @@ struct fold_segments {
     for (int k = 0; k < count; ++k) {
       if (segment[k].finite()) continue;
       const scan_slot s = map.at(slot_of[k]);
-      block.each([&](int t) {
-        bad[t] = unusable(s.first, s.last, t, threads);
-      });
+      block.each([&](int t) { bad[t] = unusable(s.first, s.last, t, threads); });
       block.each([&](int t) {
         if (t != 0) return;
         double r = 0;
