@@ -83,12 +83,12 @@ struct ppo_step {
                                               .layout = layout},
                                              {.d_log_prob = {d_log_prob, shape}},
                                              {.over = rlhf::aggregation::token_mean(count)}, on));
-    each(rlhf::clipped_value_loss<float>(
-        {.value = {value, shape},
-         .old_value = {old_log_prob, shape},
-         .returns = {returns, shape},
-         .layout = layout},
-        {.d_value = {d_value, shape}}, {.over = rlhf::aggregation::token_mean(rlhf::local)}, on));
+    each(rlhf::clipped_value_loss<float>({.value = {value, shape},
+                                          .old_value = {old_log_prob, shape},
+                                          .returns = {returns, shape},
+                                          .layout = layout},
+                                         {.d_value = {d_value, shape}},
+                                         {.over = rlhf::aggregation::token_mean(rlhf::local)}, on));
   }
 
   rlhf::cuda::stream executor(cudaStream_t stream) {
@@ -178,13 +178,13 @@ TEST_CASE("cuda: a loss over lengths with a known normaliser is one kernel of a 
   stream.wait();
   cudaGraph_t graph = nullptr;
   check(cudaStreamBeginCapture(stream.handle, cudaStreamCaptureModeGlobal));
-  const auto pending = rlhf::clipped_surrogate_loss<float>(
-      {.log_prob = {step.log_prob, step.shape},
-       .old_log_prob = {step.old_log_prob, step.shape},
-       .advantage = {step.reward, step.shape},
-       .layout = rlhf::lengths(step.length)},
-      {.d_log_prob = {step.d_log_prob, step.shape}},
-      {.over = rlhf::aggregation::token_mean(1000)}, on);
+  const auto pending =
+      rlhf::clipped_surrogate_loss<float>({.log_prob = {step.log_prob, step.shape},
+                                           .old_log_prob = {step.old_log_prob, step.shape},
+                                           .advantage = {step.reward, step.shape},
+                                           .layout = rlhf::lengths(step.length)},
+                                          {.d_log_prob = {step.d_log_prob, step.shape}},
+                                          {.over = rlhf::aggregation::token_mean(1000)}, on);
   check(cudaStreamEndCapture(stream.handle, &graph));
   std::size_t nodes = 0;
   check(cudaGraphGetNodes(graph, nullptr, &nodes));

@@ -1,7 +1,5 @@
 #pragma once
 
-#include <map>
-
 #include "rlhf/advantage/group_relative_advantage.hpp"
 #include "rlhf/advantage/leave_one_out_advantage.hpp"
 #include "rlhf/kl/kl_estimate.hpp"
@@ -77,17 +75,17 @@ TEST_CASE("device: one launch for a loss over tokens whose normaliser is known")
     const batch_of<float> batch(e.how, 70, 60, 3);
     on_device x(batch);
     tensor<device_place, float> d(0.0f, batch.shape), d_entropy(0.0f, batch.shape);
-    for (const auto& [over, launches] :
-         {std::pair{known, e.known}, std::pair{local, e.local}}) {
-      const auto& by = over;
+    for (const bool is_local : {false, true}) {
+      const auto& by = is_local ? local : known;
+      const int launches = is_local ? e.local : e.known;
       CHECK(count([&](const auto& exec) {
-              return rlhf::clipped_surrogate_loss<float>(
-                  {.log_prob = x.a.view(),
-                   .old_log_prob = x.b.view(),
-                   .advantage = x.d.view(),
-                   .mask = x.mask,
-                   .layout = x.layout},
-                  {.d_log_prob = d.view()}, {.over = by}, exec);
+              return rlhf::clipped_surrogate_loss<float>({.log_prob = x.a.view(),
+                                                          .old_log_prob = x.b.view(),
+                                                          .advantage = x.d.view(),
+                                                          .mask = x.mask,
+                                                          .layout = x.layout},
+                                                         {.d_log_prob = d.view()}, {.over = by},
+                                                         exec);
             }) == launches);
       CHECK(count([&](const auto& exec) {
               return rlhf::clipped_surrogate_loss<float>(
@@ -130,43 +128,46 @@ TEST_CASE("device: one launch for a loss over tokens whose normaliser is known")
 TEST_CASE("device: two launches where each sequence has a weight of its own") {
   launches_of count;
   // counts of rows, their reciprocals, the pass
-  for (const auto& [how, launches] : {std::pair{arranged::lengths, 3}, std::pair{arranged::flags, 3}}) {
+  const int launches = 3;
+  for (const arranged how : {arranged::lengths, arranged::flags}) {
     const batch_of<float> batch(how, 70, 60, 3);
     on_device x(batch);
     tensor<device_place, float> d(0.0f, batch.shape);
-    CHECK(count([&](const auto& exec) {
-            return rlhf::reinforce_loss<float>(
-                {.log_prob = x.a.view(),
-                 .advantage = x.d.view(),
-                 .mask = x.mask,
-                 .layout = x.layout},
-                {.d_log_prob = d.view()},
-                {.over = rlhf::aggregation::sequence_mean_token_mean(64)}, exec);
-          }) == launches);
+    CHECK(
+        count([&](const auto& exec) {
+          return rlhf::reinforce_loss<float>(
+              {.log_prob = x.a.view(), .advantage = x.d.view(), .mask = x.mask, .layout = x.layout},
+              {.d_log_prob = d.view()}, {.over = rlhf::aggregation::sequence_mean_token_mean(64)},
+              exec);
+        }) == launches);
   }
 }
 
 TEST_CASE("device: launches of moments and whitening") {
   launches_of count;
-  for (const auto& [how, mean, moments, white] :
-       {std::tuple{arranged::padded, 2, 7, 8}, std::tuple{arranged::lengths, 2, 7, 8},
-        std::tuple{arranged::packed, 2, 7, 8}, std::tuple{arranged::flags, 2, 7, 8}}) {
-    const batch_of<float> batch(how, 70, 60, 3);
+  struct expected {
+    arranged how;
+    int mean, moments, white;
+  };
+  for (const expected& e :
+       {expected{arranged::padded, 2, 7, 8}, expected{arranged::lengths, 2, 7, 8},
+        expected{arranged::packed, 2, 7, 8}, expected{arranged::flags, 2, 7, 8}}) {
+    const batch_of<float> batch(e.how, 70, 60, 3);
     on_device x(batch);
     tensor<device_place, float> y(0.0f, batch.shape);
     CAPTURE(static_cast<int>(batch.how));
     CHECK(count([&](const auto& exec) {
             return rlhf::masked_mean<float>(
                 {.value = x.a.view(), .mask = x.mask, .layout = x.layout}, {}, {}, exec);
-          }) == mean);
+          }) == e.mean);
     CHECK(count([&](const auto& exec) {
             return rlhf::masked_moments<float>(
                 {.value = x.a.view(), .mask = x.mask, .layout = x.layout}, {}, {}, exec);
-          }) == moments);
+          }) == e.moments);
     CHECK(count([&](const auto& exec) {
             return rlhf::whiten<float>({.value = x.a.view(), .mask = x.mask, .layout = x.layout},
                                        {.whitened = y.view()}, {}, exec);
-          }) == white);
+          }) == e.white);
   }
 }
 
@@ -187,7 +188,8 @@ TEST_CASE("device: launches of pairs and groups") {
               {.over = rlhf::reduction::mean(n)}, exec);
         }) == 1);
   CHECK(count([&](const auto& exec) {
-          return rlhf::group_relative_advantage<float>({.reward = a.view()}, {.advantage = d.view()},
+          return rlhf::group_relative_advantage<float>({.reward = a.view()},
+                                                       {.advantage = d.view()},
                                                        {.group_size = rlhf::group_size(4)}, exec);
         }) == 1);
   CHECK(count([&](const auto& exec) {

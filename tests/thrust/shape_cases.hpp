@@ -37,7 +37,8 @@ inline squares read_squares(const double* figures) {
 /// memory, with gaps of `gap` behind each row.
 template <class T, class Place>
 void run_squares(Place& place, trace& to, const std::vector<T>& values, index rows, index columns,
-                 index shift, index gap, index stride, const rlhf::token_domain<typename Place::space>& d) {
+                 index shift, index gap, index stride,
+                 const rlhf::token_domain<typename Place::space>& d) {
   using K = square_kernel<T>;
   using Space = typename Place::space;
   typename Place::template vector<T> x(values.begin(), values.end());
@@ -46,8 +47,10 @@ void run_squares(Place& place, trace& to, const std::vector<T>& values, index ro
   rlhf::token_arguments<K, Space> a;
   a.domain = d;
   const index per_row = packed ? 0 : (columns + gap) * stride;
-  a.in[0] = {thrust::raw_pointer_cast(x.data()) + shift, per_row, packed ? stride : 0, stride, T(0)};
-  a.out[0] = {thrust::raw_pointer_cast(y.data()) + shift, per_row, packed ? stride : 0, stride, false};
+  a.in[0] = {thrust::raw_pointer_cast(x.data()) + shift, per_row, packed ? stride : 0, stride,
+             T(0)};
+  a.out[0] = {thrust::raw_pointer_cast(y.data()) + shift, per_row, packed ? stride : 0, stride,
+              false};
   {
     auto run = place.exec.begin("squares");
     double* const figures =
@@ -100,7 +103,8 @@ void compare_squares(arranged how, index rows, index columns, const std::vector<
 TEST_CASE_TEMPLATE("device: any alignment, gap and stride of rows", T, float, double) {
   std::vector<index> lengths;
   for (index k = 0; k < 9; ++k) lengths.push_back(k * 13 % 70);
-  for (const arranged how : {arranged::padded, arranged::lengths, arranged::packed, arranged::flags})
+  for (const arranged how :
+       {arranged::padded, arranged::lengths, arranged::packed, arranged::flags})
     for (const index shift : {0, 1, 2, 3, 4})
       for (const index gap : {0, 1, 3})
         for (const index stride : {1, 2}) {

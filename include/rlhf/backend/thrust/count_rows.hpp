@@ -72,12 +72,12 @@ struct weigh_pass {
   static constexpr int weight = 0, positions = 1, wrong = 2, size = 3;
 
   token_domain<Space> domain;
-  double* counts = nullptr;       // these may be null
+  double* counts = nullptr;  // these may be null
   double* row_weight = nullptr;
   index* length = nullptr;
   double* bad = nullptr;
   double* bad_weights = nullptr;
-  double* rows = nullptr;         // `size` for each row
+  double* rows = nullptr;  // `size` for each row
   unsigned* arrived = nullptr;
 
   struct shared {
@@ -119,7 +119,8 @@ struct weigh_pass {
     team.sync();
     team.each([&](int t) {
       if (t != 0) return;
-      if (counts != nullptr) counts[0] = sum[weight], counts[1] = sum[positions], counts[2] = sequences;
+      if (counts != nullptr)
+        counts[0] = sum[weight], counts[1] = sum[positions], counts[2] = sequences;
       if (bad != nullptr) *bad = s.bad + (domain.rows == 0 && is_bad_row(domain, 0) ? 1 : 0);
       if (bad_weights != nullptr) *bad_weights = sum[wrong];
     });
@@ -217,8 +218,7 @@ struct count_pass {
           add(), [&](int t) { return mine[t].positions; },
           [&](int t, double x) { mine[t].positions = x; });
       team.merge16(
-          largest(), [&](int t) { return mine[t].end; },
-          [&](int t, double x) { mine[t].end = x; });
+          largest(), [&](int t) { return mine[t].end; }, [&](int t, double x) { mine[t].end = x; });
       team.each([&](int t) {
         if (t % readers != 0) return;
         const index i = at(t);

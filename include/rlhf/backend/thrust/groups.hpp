@@ -86,13 +86,10 @@ struct count_runs {
       if (t == 0) counts[unit] = {s.runs, s.rises, s.falls};
     });
     if (!team.arrive(arrived, cut.units, s.last)) return;
-    const index run_count::* const part[] = {&run_count::rises, &run_count::falls,
-                                             &run_count::runs};
+    const index run_count::*const part[] = {&run_count::rises, &run_count::falls, &run_count::runs};
     index all[3];
     for (int k = 0; k < 3; ++k) {
-      team.each([&](int t) {
-        s.sums[t] = t < cut.units ? team.fetch(&(counts[t].*part[k])) : 0;
-      });
+      team.each([&](int t) { s.sums[t] = t < cut.units ? team.fetch(&(counts[t].*part[k])) : 0; });
       const int now = prefix_sums(team, s.sums);
       all[k] = s.sums[now * threads + threads - 1];
       if (k == 2)
@@ -128,9 +125,8 @@ struct write_runs {
   RLHF_HOST_DEVICE void operator()(const Team& team, shared& s, index unit) const {
     index first = counts[unit].runs;
     for (index tile = 0; tile < cut.tiles; ++tile) {
-      team.each([&](int t) {
-        s.sums[t] = begins_run(id, cut.samples, cut.at(unit, tile, t)) ? 1 : 0;
-      });
+      team.each(
+          [&](int t) { s.sums[t] = begins_run(id, cut.samples, cut.at(unit, tile, t)) ? 1 : 0; });
       const int now = prefix_sums(team, s.sums);
       const index* const sums = s.sums + now * threads;
       team.each([&](int t) {
@@ -172,7 +168,8 @@ struct write_runs {
       const auto run = [&](int t) { return sorted[first + t]; };
       team.each([&](int t) {
         const bool there = first + t < runs;
-        s.sums[t] = there ? team.fetch(scratch.start + run(t) + 1) - team.fetch(scratch.start + run(t)) : 0;
+        s.sums[t] =
+            there ? team.fetch(scratch.start + run(t) + 1) - team.fetch(scratch.start + run(t)) : 0;
         s.more[t] = there && begins_group(sorted, first + t) ? 1 : 0;
       });
       const int now = prefix_sums(team, s.sums);
@@ -286,7 +283,8 @@ struct group_pass {
     for (index begin = 0; begin < used; begin += threads) {
       team.each([&](int t) {
         if (begin + t < used)
-          for (int k = 0; k < words; ++k) s.x[t][k] = team.fetch(unit_sum + (begin + t) * words + k);
+          for (int k = 0; k < words; ++k)
+            s.x[t][k] = team.fetch(unit_sum + (begin + t) * words + k);
       });
       team.sync();
       team.each([&](int t) {

@@ -29,9 +29,8 @@ inline constexpr int fold_fan = 16;
 /// no bit: a sum of this library is never −0, so x + 0 is x.
 RLHF_HOST_DEVICE RLHF_INLINE double fold16(const figure_row& row, int k, double (&x)[fold_fan]) {
   RLHF_UNROLL
-  for (int apart = 1; apart < fold_fan; apart *= 2)
-  RLHF_UNROLL
-    for (int i = 0; i < fold_fan; i += 2 * apart) x[i] = row.merge(k, x[i], x[i + apart]);
+  for (int apart = 1; apart < fold_fan; apart *= 2) RLHF_UNROLL
+  for (int i = 0; i < fold_fan; i += 2 * apart) x[i] = row.merge(k, x[i], x[i + apart]);
   return x[0];
 }
 
@@ -43,7 +42,7 @@ RLHF_HOST_DEVICE inline double fold(const figure_row& row, int k, const double* 
   RLHF_UNROLL
   for (int p = 0; p < fold_width / fold_fan; ++p) {
     double y[fold_fan];
-  RLHF_UNROLL
+    RLHF_UNROLL
     for (int i = 0; i < fold_fan; ++i) {
       const index t = p * fold_fan + i;
       y[i] = t < n ? x[t * stride] : row.none(k);
@@ -89,10 +88,11 @@ RLHF_HOST_DEVICE void fold_leaves(const Team& team, const figure_row& row, index
     team.each([&](int t) {
       const auto tasks = static_cast<unsigned>(trees) * static_cast<unsigned>(size);
       for (auto task = static_cast<unsigned>(t); task < tasks; task += Team::width) {
-        const index first = static_cast<index>(task / static_cast<unsigned>(size)) * apart * fold_fan;
+        const index first =
+            static_cast<index>(task / static_cast<unsigned>(size)) * apart * fold_fan;
         const int k = static_cast<int>(task % static_cast<unsigned>(size));
         double x[fold_fan];
-  RLHF_UNROLL
+        RLHF_UNROLL
         for (int i = 0; i < fold_fan; ++i) {
           const index leaf = first + i * apart;
           const double* const p = leaf < n ? at(leaf) : nullptr;

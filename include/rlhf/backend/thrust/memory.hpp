@@ -120,7 +120,8 @@ class device_arena {
       s.add("memory of the device, at least ")
           .add(static_cast<index>(used_ + result_bytes + ticket_bytes))
           .add(" bytes that no earlier result holds");
-      fail(function_, "workspace", s.c_str(), static_cast<index>(capacity_ + result_bytes + ticket_bytes));
+      fail(function_, "workspace", s.c_str(),
+           static_cast<index>(capacity_ + result_bytes + ticket_bytes));
     }
     auto* const p = reinterpret_cast<T*>(base_ + (used_ - bytes));
     if (blocks_ < 64) block_[blocks_++] = {p, p + (n > 0 ? n : 1)};

@@ -21,7 +21,8 @@ struct flush_map {
   static flush_map over(const token_domain<Space>& domain, const index* length) {
     const index tokens =
         domain.kind == arrangement::packed ? domain.columns : domain.rows * domain.columns;
-    return {domain, length, (tokens + virtual_lanes * domain.rows) / tokens_per_flush + domain.rows};
+    return {domain, length,
+            (tokens + virtual_lanes * domain.rows) / tokens_per_flush + domain.rows};
   }
   /// The most flushes one row may have.
   index longest() const {
@@ -171,7 +172,6 @@ struct row_sums_pass {
       to[K::sums + 1 + K::ranges + k] = r.high[k];
     }
   }
-
 };
 
 /// One round of the tree over the flushes of each row, in place: `stride` flushes apart.

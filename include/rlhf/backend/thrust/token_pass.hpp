@@ -38,10 +38,10 @@ RLHF_HOST_DEVICE constexpr int ordered_sums() {
 /// Where the figures of a pass go. `counts` and `bad` are null where another launch has them.
 struct pass_target {
   double* sums = nullptr;
-  double* counts = nullptr;    // tokens, positions, sequences of a domain without weights
-  double* bad = nullptr;       // rows whose length or offsets do not fit
-  double* partial = nullptr;   // a row of figures per unit
-  index* rank = nullptr;       // packed: which unit of its group a unit is, −1 for none
+  double* counts = nullptr;   // tokens, positions, sequences of a domain without weights
+  double* bad = nullptr;      // rows whose length or offsets do not fit
+  double* partial = nullptr;  // a row of figures per unit
+  index* rank = nullptr;      // packed: which unit of its group a unit is, −1 for none
   unsigned* arrived = nullptr;
 };
 
@@ -86,7 +86,7 @@ struct token_pass {
     // The unit: its group, which of its units it is, its first step there, all steps of the group.
     index of_group, nth, first, steps;
     int rows;
-    int now;              // which of the two `end` holds
+    int now;                            // which of the two `end` holds
     index end[2][at_least_one(group)];  // steps of the group up to and with a row
     index length[at_least_one(group)];
     const T* in[at_least_one(K::inputs)][at_least_one(group)];
@@ -219,8 +219,7 @@ struct token_pass {
     int now = 0;
     for (int apart = 1; apart < rows; apart *= 2, now = 1 - now) {
       team.each([&](int t) {
-        if (t < group)
-          s.end[1 - now][t] = s.end[now][t] + (t >= apart ? s.end[now][t - apart] : 0);
+        if (t < group) s.end[1 - now][t] = s.end[now][t] + (t >= apart ? s.end[now][t - apart] : 0);
       });
       team.sync();
     }
@@ -288,8 +287,8 @@ struct token_pass {
     }
   }
 
-  static RLHF_HOST_DEVICE RLHF_INLINE void load_flags(const std::uint8_t* from,
-                                                      std::uint8_t (&to)[at_least_one(neighbours)]) {
+  static RLHF_HOST_DEVICE RLHF_INLINE void load_flags(
+      const std::uint8_t* from, std::uint8_t (&to)[at_least_one(neighbours)]) {
 #if defined(__CUDA_ARCH__)
     if constexpr (neighbours == 4) {
       const uchar4 four = *reinterpret_cast<const uchar4*>(from);
@@ -305,8 +304,8 @@ struct token_pass {
   }
 
   /// Up to 16 bytes of outputs; slots that are masked become +0, or keep their bits.
-  RLHF_HOST_DEVICE RLHF_INLINE void store(const shared& s, int row, index j, int k,
-                                          const tokens& x, const quad<T>& value) const {
+  RLHF_HOST_DEVICE RLHF_INLINE void store(const shared& s, int row, index j, int k, const tokens& x,
+                                          const quad<T>& value) const {
     T* const at = s.out[k][row];
     if (at == nullptr) return;
     const index stride = a.out[k].stride;
@@ -339,8 +338,7 @@ struct token_pass {
         if (weighted) factor = math::constant<V>(x.weight[v]);
       token_lanes<V, K> t;
       RLHF_UNROLL
-      for (int k = 0; k < K::inputs; ++k)
-        t.in[k] = math::constant<V>(counted ? x.in[k][v] : T(0));
+      for (int k = 0; k < K::inputs; ++k) t.in[k] = math::constant<V>(counted ? x.in[k][v] : T(0));
       RLHF_UNROLL
       for (int k = 0; k < K::scales; ++k) {
         t.scale[k] = math::constant<V>(s.scale[k][row]);
@@ -511,8 +509,7 @@ struct token_pass {
         const int behind = t >= sums ? t - 2 : t;
         const int k = t < K::sums ? w : behind - K::sums + whole - 1;
         RLHF_UNROLL
-        for (int f = 0; f < fold_fan; ++f)
-          x[f] = f < threads / lanes ? s.part[k][f] : row.none(t);
+        for (int f = 0; f < fold_fan; ++f) x[f] = f < threads / lanes ? s.part[k][f] : row.none(t);
       }
       to.partial[unit * size + t] = fold16(row, t, x);
     });
@@ -529,9 +526,8 @@ struct token_pass {
       });
     } else {
       fold_ranked(team, s, row);
-      fold_leaves(team, row, map.groups, [&](index g) -> double* {
-        return to.partial + map.first_unit(g) * size;
-      });
+      fold_leaves(team, row, map.groups,
+                  [&](index g) -> double* { return to.partial + map.first_unit(g) * size; });
     }
     team.each([&](int t) {
       if (t >= size) return;

@@ -25,8 +25,7 @@ struct unit_map {
     unit_map m{domain, length, (domain.rows + rows_per_group - 1) / rows_per_group, 0, 0, 1, 1};
     const bool packed = domain.kind == arrangement::packed;
     const index rows = domain.rows < rows_per_group ? domain.rows : rows_per_group;
-    const index longest =
-        (rows * steps_in(domain.columns) + steps_per_flush - 1) / steps_per_flush;
+    const index longest = (rows * steps_in(domain.columns) + steps_per_flush - 1) / steps_per_flush;
     const index slots = packed ? (domain.columns + virtual_lanes * domain.rows) / tokens_per_flush
                                : m.groups * longest;
     while (m.flushes < most_flushes && m.flushes < (packed ? slots : longest) &&
