@@ -2,11 +2,12 @@
 # a stack frame that is not explained here:
 #
 #     moment_pass, fold_moment_*    the open levels of a tree over moments, picked by a running count
+#     logit_pass                    16 bytes of logits, of which one is picked by its place
 #
 # usage: awk -f check_spills.awk object.log ...
 
 function explained(name) {
-  return name ~ /11moment_pass|fold_moment_/
+  return name ~ /11moment_pass|fold_moment_|10logit_pass/
 }
 
 /^ptxas info *: Compiling entry function/ {
