@@ -1,12 +1,13 @@
 # Reads what `nvcc -Xptxas -v` said of CUDA kernels and fails if one of ours spills registers, or has
 # a stack frame that is not explained here:
 #
-#     segment_scan, logit_pass    a row's tile of the lanes of one thread, in its local memory
+#     moment_pass, fold_moment_*    the open levels of a tree over moments, picked by a running count
+#     logit_pass                    16 bytes of logits, of which one is picked by its place
 #
 # usage: awk -f check_spills.awk object.log ...
 
 function explained(name) {
-  return name ~ /segment_scan|logit_pass/
+  return name ~ /11moment_pass|fold_moment_|10logit_pass/
 }
 
 /^ptxas info *: Compiling entry function/ {
