@@ -79,6 +79,20 @@ struct logits_problem {
 struct logit_extents {
   index rows, columns, classes;
 };
+TEST_CASE("device: the exponential by 2^x is within a unit of the last place") {
+  double worst = 0;
+  for (int k = 0; k < 200000; ++k) {
+    const float d = -87.0f * static_cast<float>(k) / 200000.0f;
+    const float y = rlhf::RLHF_COMPUTE::detail::exp_by_exp2(
+        d, [](float x) { return static_cast<float>(std::exp2(static_cast<double>(x))); });
+    const double exact = std::exp(static_cast<double>(d));
+    const double unit = std::ldexp(1.0, std::ilogb(exact) - 23);
+    worst = std::fmax(worst, std::fabs(static_cast<double>(y) - exact) / unit);
+  }
+  CHECK(worst <= 1.1);
+  CHECK(worst > 0.4);
+}
+
 inline constexpr logit_extents logit_sizes[] = {{2, 5, 7}, {3, 40, 130}, {1, 3, 5000}, {4, 20, 1}};
 
 TEST_CASE_TEMPLATE("device: log-probabilities of labels and their gradient", L, float, double,
@@ -207,9 +221,9 @@ void compare_rows(index tokens, index classes, index skew, index beyond, index s
                                                  shape, strides);
     const rlhf::view<L, typename Place::space> y(thrust::raw_pointer_cast(into.data()) + skew,
                                                  shape, strides);
-    const auto r = rlhf::token_log_prob<L>(
-        {.logits = x, .label = label}, {.log_prob = log_prob.view(), .entropy = entropy.view()}, {},
-        place.exec);
+    const auto r = rlhf::token_log_prob<L>({.logits = x, .label = label},
+                                           {.log_prob = log_prob.view(), .entropy = entropy.view()},
+                                           {}, place.exec);
     read_result(Place::get(r), to);
     const auto c = rlhf::cross_entropy_loss<L>(
         {.logits = x, .label = label}, {.d_logits = rlhf::add_to(y), .token_loss = loss.view()},
