@@ -3,6 +3,8 @@
 #include "rlhf/advantage/group_relative_advantage.hpp"
 #include "rlhf/policy/clipped_surrogate.hpp"
 #include "rlhf/statistics/masked_mean.hpp"
+#include "rlhf/statistics/whiten.hpp"
+#include "rlhf/value/explained_variance.hpp"
 #include "tests/thrust/batch.hpp"
 
 // What decides how a device cuts a batch: sizes, offsets and addresses. The bits are the host's.
@@ -130,6 +132,113 @@ TEST_CASE("device: units of many flushes, and groups of many units") {
   // few tokens in long rows: units that only clear what is behind them
   lengths.assign(70, 3);
   compare_squares<double>(arranged::lengths, 70, 5001, lengths, 0, 0, 1);
+}
+
+/// Moments of one series with its range, of three without, and numbers whitened by them, of rows
+/// that begin `shift` elements into their memory, every `stride`-th element a number.
+template <class T>
+void compare_moments(arranged how, index rows, index columns, const std::vector<index>& lengths,
+                     index shift, index stride, double mean, double outlier) {
+  numbers random(static_cast<std::uint64_t>(rows * 31 + columns + shift));
+  std::vector<std::int64_t> offset{0};
+  std::vector<std::int32_t> length;
+  for (const index n : lengths) {
+    length.push_back(static_cast<std::int32_t>(n));
+    offset.push_back(offset.back() + n);
+  }
+  const bool packed = how == arranged::packed;
+  const index slots = packed ? static_cast<index>(offset.back()) : rows * columns;
+  const index held = shift + slots * stride + 1;
+  auto values = random.many<T>(held, mean - 1, mean + 1);
+  const auto others = random.many<T>(held, mean - 2, mean + 1);
+  // So that a flush which begins with one is measured again.
+  for (std::size_t k = 0; k < values.size(); k += 3000) values[k] += static_cast<T>(outlier);
+  std::vector<std::uint8_t> flag;
+  std::vector<float> weight;
+  for (index k = 0; k < slots + shift; ++k) {
+    const bool counts = random.below(5) != 0 && k / 700 % 3 != 1;
+    flag.push_back(counts ? 1 : 0);
+    weight.push_back(counts ? static_cast<float>(random.uniform(0.1, 2)) : 0.0f);
+  }
+  compare<T>([&]<class Place>(Place& place, trace& to) {
+    using Space = typename Place::space;
+    const typename Place::template vector<T> x(values.begin(), values.end());
+    const typename Place::template vector<T> y(others.begin(), others.end());
+    typename Place::template vector<T> z(static_cast<std::size_t>(slots), T(7));
+    const typename Place::template vector<std::int64_t> offsets(offset.begin(), offset.end());
+    const typename Place::template vector<std::int32_t> counts(length.begin(), length.end());
+    const typename Place::template vector<std::uint8_t> flags(flag.begin(), flag.end());
+    const typename Place::template vector<float> weights(weight.begin(), weight.end());
+    const rlhf::shape shape = packed ? rlhf::shape(slots) : rlhf::shape(rows, columns);
+    const rlhf::shape strides =
+        packed ? rlhf::shape(stride) : rlhf::shape(columns * stride, stride);
+    const auto of = [&](const auto& v) {
+      return rlhf::view<const T, Space>{thrust::raw_pointer_cast(v.data()) + shift, shape, strides};
+    };
+    rlhf::sequence_layout<Space> layout;
+    if (how == arranged::lengths) layout = rlhf::lengths(counts);
+    if (packed) layout = rlhf::packed(offsets);
+    rlhf::mask_view<Space> mask;
+    if (how == arranged::flags) mask = {thrust::raw_pointer_cast(flags.data()) + shift, shape};
+    if (how == arranged::weights) mask = {thrust::raw_pointer_cast(weights.data()) + shift, shape};
+    const rlhf::masked_values<T, Space> given{.value = of(x), .mask = mask, .layout = layout};
+    read_result(Place::get(rlhf::masked_moments<T>(given, {}, {}, place.exec)), to);
+    read_result(Place::get(rlhf::explained_variance<T>(
+                    {.value = of(x), .returns = of(y), .mask = mask, .layout = layout}, {}, {},
+                    place.exec)),
+                to);
+    read_result(Place::get(rlhf::whiten<T>(given, {.whitened = {z, shape}}, {}, place.exec)), to);
+    const thrust::host_vector<T> copy = z;
+    for (const T& v : copy) to.push_back(static_cast<double>(v));
+  });
+}
+
+TEST_CASE_TEMPLATE("device: moments of any alignment and stride", T, float, double) {
+  std::vector<index> lengths;
+  for (index k = 0; k < 9; ++k) lengths.push_back(k * 13 % 70);
+  for (const arranged how : arrangements)
+    for (const index shift : {0, 1, 3})
+      for (const index stride : {1, 2})
+        for (const double mean : {0.0, 50.0}) {
+          CAPTURE(static_cast<int>(how));
+          CAPTURE(shift);
+          CAPTURE(stride);
+          CAPTURE(mean);
+          compare_moments<T>(how, 9, 69, lengths, shift, stride, mean, 0);
+        }
+}
+
+TEST_CASE_TEMPLATE("device: moments of many flushes, units and groups", T, float, double) {
+  // Several flushes of a group in one unit, a last one that is not full, flushes without a token,
+  // and outliers that make the first guess a bad one.
+  for (const arranged how : {arranged::padded, arranged::flags, arranged::weights})
+    for (const double outlier : {0.0, 3000.0}) {
+      CAPTURE(static_cast<int>(how));
+      CAPTURE(outlier);
+      compare_moments<T>(how, 5, 3001, {}, 0, 1, 3, outlier);
+      compare_moments<T>(how, 130, 260, {}, 0, 1, 3, outlier);
+    }
+  std::vector<index> lengths;
+  for (index k = 0; k < 400; ++k)
+    lengths.push_back(k == 150 ? 50000 : k == 151 ? 9000 : k / 64 == 4 ? 0 : k % 40);
+  compare_moments<T>(arranged::packed, 400, 0, lengths, 0, 1, 3, 3000);
+  // Groups without a token, and more than 64 groups.
+  for (const arranged how : {arranged::packed, arranged::lengths}) {
+    lengths.assign(70, 0);
+    compare_moments<T>(how, 70, 21, lengths, 0, 1, 3, 0);
+    lengths.clear();
+    for (index k = 0; k < 4500; ++k) lengths.push_back(k / 64 % 3 == 1 ? 0 : k % 21);
+    compare_moments<T>(how, 4500, 21, lengths, 1, 1, 3, 3000);
+  }
+}
+
+TEST_CASE("device: moments in units of many flushes") {
+  compare_moments<float>(arranged::padded, 3, 400001, {}, 0, 1, 3, 3000);
+  compare_moments<float>(arranged::weights, 70, 90001, {}, 0, 1, 3, 3000);
+  std::vector<index> lengths(200, 300);
+  lengths[150] = 3500000;
+  compare_moments<float>(arranged::packed, 200, 0, lengths, 0, 1, 3, 3000);
+  compare_moments<double>(arranged::packed, 200, 0, lengths, 0, 1, 3, 3000);
 }
 
 TEST_CASE("device: groups of more samples than a team has threads, in any order of ids") {

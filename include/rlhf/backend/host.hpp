@@ -170,6 +170,14 @@ class host_run {
     all.finish().write(figures);
   }
 
+  /// ... and then after(0) ... after(n - 1), which read them.
+  template <class K, class After>
+  void moment_reduce(const K& kernel, const token_arguments<K, space>& a, double* figures, index n,
+                     const After& after) {
+    moment_reduce(kernel, a, figures);
+    for_each(n, after);
+  }
+
   /// map_reduce for a kernel that only writes, from the last token to the first: the end of what
   /// the pass before has read is still in cache.
   template <class K>

@@ -76,13 +76,18 @@ struct series_moments {
     r.high = a.high > b.high ? a.high : b.high;
     return r;
   }
-  /// Series k of `series`, in a row of figures as moments_of says.
+  /// Series k of `series`, in a row of figures as moments_of says; at(i) is number i of the row.
+  template <class At>
+    requires requires(const At& at) { at(0); }
+  RLHF_HOST_DEVICE static series_moments read(const At& at, int k, int series) {
+    const int beyond = 5 * series + 1;
+    return {{at(3 * k), at(beyond + series + k), at(3 * k + 2)},
+            at(beyond + k),
+            at(3 * series + k),
+            at(4 * series + k)};
+  }
   RLHF_HOST_DEVICE static series_moments read(const double* row, int k, int series) {
-    const double* const beyond = row + 5 * series + 1;
-    return {{row[3 * k], beyond[series + k], row[3 * k + 2]},
-            beyond[k],
-            row[3 * series + k],
-            row[4 * series + k]};
+    return read([&](int i) { return row[i]; }, k, series);
   }
   RLHF_HOST_DEVICE void write(double* row, int k, int series) const {
     double* const m = row + 3 * k;

@@ -175,8 +175,8 @@ void gather_moments(Run& run, const Series& series, const token_domain<Space>& d
   token_arguments<K, Space> a;
   a.domain = domain;
   for (int k = 0; k < Series::inputs; ++k) a.in[k] = in[k];
-  run.moment_reduce(K{series}, a, figures);
-  run.for_each(1, finish_and_more<Series, More>{{weight, figures}, more});
+  run.moment_reduce(K{series}, a, figures, 1,
+                    finish_and_more<Series, More>{{weight, figures}, more});
 }
 
 /// Counts of what is left of a domain after the screen: means are over these tokens.

@@ -163,18 +163,8 @@ class device_run {
     const auto mark = arena_.mark();
     const auto map = detail::unit_map<space>::over(a.domain, length);
     detail::pass_target to;
-    if constexpr (pass::writes_figures) {
-      to.sums = sums;
-      to.arrived = exec_.ticket();
-      to.partial = allocate<double>(map.units * pass::size);
-      if (map.per_group == 0) to.rank = allocate<index>(map.units);
-      if (open_.counts != nullptr) {
-        to.counts = open_.counts;
-        open_.counts = nullptr;
-      }
-      to.bad = take_bad(a.domain);
-    }
-    team(map.units, pass{kernel, a, map, to, after, afters});
+    if constexpr (pass::writes_figures) to = target(map, a.domain, sums, pass::size);
+    team(map.units, pass{{a, map}, kernel, to, after, afters});
     arena_.release(mark);
   }
 
@@ -201,39 +191,18 @@ class device_run {
     arena_.release(mark);
   }
 
-  template <class K>
-  void moment_reduce(const K& kernel, const token_arguments<K, space>& a, double* figures) {
-    constexpr index size = moments_of<K>::size;
-    settle();
+  /// Moments, and then after(0) ... after(afters - 1), which read them and the counts.
+  template <class K, class After>
+  void moment_reduce(const K& kernel, const token_arguments<K, space>& a, double* figures,
+                     index afters, const After& after) {
+    using pass = detail::moment_pass<K, space, After>;
     examine(a.domain);
+    if (open_.counts != nullptr && (a.domain.mask || !same(open_.domain, a.domain))) settle();
     const index* const length = a.domain.mask ? lengths_of(a.domain) : nullptr;
     const auto mark = arena_.mark();
-    auto map = detail::moment_map<space>::over(a.domain, length);
-    auto* const before = allocate<index>(a.domain.rows);
-    auto* const partial = allocate<double>(map.slots * size);
-    auto* x = allocate<double>(map.groups * size);
-    map.before = before;
-    if (map.groups > 0) {
-      launch(a.domain.rows, detail::steps_before<space>{map, before});
-      if (!arena_.dry())
-        exec_.launch_lanes(map.slots, detail::moment_pass<K, space>{kernel, a, map, partial});
-      index stride = 1;
-      for (index n = map.longest(); n > 1; n = (n + detail::fold_width - 1) / detail::fold_width) {
-        launch(map.slots * (K::size + 1),
-               detail::fold_moment_flushes<K, space>{map, partial, stride});
-        stride *= detail::fold_width;
-      }
-      launch(map.groups * size, detail::gather_moment_groups<space>{map, size, partial, x});
-    }
-    index n = map.groups;
-    while (n > detail::fold_width) {
-      const index blocks = (n + detail::fold_width - 1) / detail::fold_width;
-      auto* const y = allocate<double>(blocks * size);
-      launch(blocks * (K::size + 1), detail::fold_moment_rows<K>{x, n, y});
-      x = y;
-      n = blocks;
-    }
-    launch(K::size + 1, detail::fold_moment_rows<K>{x, n, figures});
+    const auto map = detail::unit_map<space>::over(a.domain, length);
+    const detail::pass_target to = target(map, a.domain, figures, pass::size);
+    team(map.units, pass{{a, map}, kernel, to, after, afters});
     arena_.release(mark);
   }
 
@@ -402,6 +371,22 @@ class device_run {
   template <class F>
   void blocks(index n, const detail::block_shape& shape, const F& f) {
     if (!arena_.dry()) detail::launch_blocks(exec_, n, shape, f);
+  }
+
+  /// Where a pass leaves its figures, and the counts that wait for it. `size`: of a unit's row.
+  detail::pass_target target(const detail::unit_map<space>& map, const token_domain<space>& domain,
+                             double* sums, index size) {
+    detail::pass_target to;
+    to.sums = sums;
+    to.arrived = exec_.ticket();
+    to.partial = allocate<double>(map.units * size);
+    if (map.per_group == 0) to.rank = allocate<index>(map.units);
+    if (open_.counts != nullptr) {
+      to.counts = open_.counts;
+      open_.counts = nullptr;
+    }
+    to.bad = take_bad(domain);
+    return to;
   }
 
   static bool weighted(const token_domain<space>& domain) {

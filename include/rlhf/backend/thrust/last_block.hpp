@@ -8,6 +8,10 @@
 
 namespace rlhf::inline RLHF_COMPUTE::detail {
 
+inline constexpr index fold_width = 64;
+
+inline constexpr int fold_fan = 16;
+
 /// Rows of figures: `sums` numbers that add, then `ranges` low ends, then as many high ends.
 struct figure_row {
   int sums;
@@ -19,11 +23,13 @@ struct figure_row {
   RLHF_HOST_DEVICE double merge(int k, double a, double b) const {
     return k < sums ? a + b : k < sums + ranges ? lower(a, b) : higher(a, b);
   }
+  /// A row folds in parts, by a thread each: here its numbers. at(i) is row i of fold_fan, null for
+  /// one that stands for nothing.
+  RLHF_HOST_DEVICE int parts() const { return size(); }
+  template <class Team, class At>
+  RLHF_HOST_DEVICE RLHF_INLINE void fold(const Team& team, int k, const At& at, double* to) const;
 };
 
-inline constexpr index fold_width = 64;
-
-inline constexpr int fold_fan = 16;
 
 /// The binary tree over x[0] ... x[15]. Where fewer are there the others are `none`, which changes
 /// no bit: a sum of this library is never −0, so x + 0 is x.
@@ -32,6 +38,18 @@ RLHF_HOST_DEVICE RLHF_INLINE double fold16(const figure_row& row, int k, double 
   for (int apart = 1; apart < fold_fan; apart *= 2) RLHF_UNROLL
   for (int i = 0; i < fold_fan; i += 2 * apart) x[i] = row.merge(k, x[i], x[i + apart]);
   return x[0];
+}
+
+template <class Team, class At>
+RLHF_HOST_DEVICE RLHF_INLINE void figure_row::fold(const Team& team, int k, const At& at,
+                                                   double* to) const {
+  double x[fold_fan];
+  RLHF_UNROLL
+  for (int i = 0; i < fold_fan; ++i) {
+    const double* const p = at(i);
+    x[i] = p != nullptr ? team.fetch(p + k) : none(k);
+  }
+  to[k] = fold16(*this, k, x);
 }
 
 /// The tree over x[0], x[stride], ... of n <= fold_width items; the split is at the largest power of
@@ -79,28 +97,25 @@ RLHF_HOST_DEVICE inline index steps_in(index length) {
 
 /// The tree over n rows of figures, in rounds of 16 that end in the row of leaf 0. at(i) is the
 /// address of leaf i, null for a leaf that stands for nothing.
-template <class Team, class At>
-RLHF_HOST_DEVICE void fold_leaves(const Team& team, const figure_row& row, index n, const At& at) {
-  const int size = row.size();
+template <class Team, class Row, class At>
+RLHF_HOST_DEVICE void fold_leaves(const Team& team, const Row& row, index n, const At& at) {
+  const auto parts = static_cast<unsigned>(row.parts());
   for (index apart = 1; apart < n; apart *= fold_fan) {
     const index trees = (n + apart * fold_fan - 1) / (apart * fold_fan);
     team.sync();
     team.each([&](int t) {
-      const auto tasks = static_cast<unsigned>(trees) * static_cast<unsigned>(size);
+      const auto tasks = static_cast<unsigned>(trees) * parts;
       for (auto task = static_cast<unsigned>(t); task < tasks; task += Team::width) {
-        const index first =
-            static_cast<index>(task / static_cast<unsigned>(size)) * apart * fold_fan;
-        const int k = static_cast<int>(task % static_cast<unsigned>(size));
-        double x[fold_fan];
-        RLHF_UNROLL
-        for (int i = 0; i < fold_fan; ++i) {
-          const index leaf = first + i * apart;
-          const double* const p = leaf < n ? at(leaf) : nullptr;
-          x[i] = p != nullptr ? team.fetch(p + k) : row.none(k);
-        }
+        const index first = static_cast<index>(task / parts) * apart * fold_fan;
         double* const to = at(first);
-        const double all = fold16(row, k, x);
-        if (to != nullptr) to[k] = all;
+        if (to == nullptr) continue;
+        row.fold(
+            team, static_cast<int>(task % parts),
+            [&](int i) -> const double* {
+              const index leaf = first + i * apart;
+              return leaf < n ? at(leaf) : nullptr;
+            },
+            to);
       }
     });
   }

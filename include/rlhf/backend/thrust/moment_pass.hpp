@@ -1,305 +1,393 @@
 #pragma once
 
-#include "rlhf/backend/thrust/last_block.hpp"
+#include "rlhf/backend/thrust/unit_fold.hpp"
+#include "rlhf/backend/thrust/unit_rows.hpp"
+#include "rlhf/math/single.hpp"
 #include "rlhf/primitive/moment_reduce.hpp"
 
-// moment_reduce on a device: 16 threads measure one flush, thread = virtual lane, with the
-// arithmetic of the host in the same order; then the trees over flushes and over groups.
+// moment_reduce on a device, in one launch. A team reads a few flushes into shared memory, 16 bytes
+// of each tensor per thread and in any order; 16 threads, one for each virtual lane, then measure a
+// series of a flush step by step, as often as its shift asks for it.
 
 namespace rlhf::inline RLHF_COMPUTE::detail {
 
-/// Where the work of a domain lies: groups of rows, cut into flushes of 64 steps, each of which has
-/// a slot. Slots follow from sizes and offsets alone, so no pass is needed to find them; some stay
-/// empty.
-template <class Space>
-struct moment_map {
-  token_domain<Space> domain;
-  index groups;
-  index slots;
-  const index* length;  // of each row: its last valid position + 1; null: what the layout says
-  const index* before;  // steps of the earlier rows of its group
-
-  static constexpr index tokens_per_flush = virtual_lanes * steps_per_flush;
-
-  static moment_map over(const token_domain<Space>& domain, const index* length) {
-    moment_map m{domain, (domain.rows + rows_per_group - 1) / rows_per_group, 0, length, nullptr};
-    const index tokens =
-        domain.kind == arrangement::packed ? domain.columns : domain.rows * domain.columns;
-    m.slots = (tokens + virtual_lanes * domain.rows) / tokens_per_flush + m.groups;
-    return m;
+/// The tree over leaf(first) ... leaf(first + N - 1).
+template <class M, int N, class F>
+RLHF_HOST_DEVICE RLHF_INLINE M tree_of_moments(const F& leaf, int first = 0) {
+  if constexpr (N == 1) {
+    return leaf(first);
+  } else {
+    const M a = tree_of_moments<M, N / 2>(leaf, first);
+    return M::merge(a, tree_of_moments<M, N / 2>(leaf, first + N / 2));
   }
-  /// The most flushes one group may have.
-  index longest() const {
-    const index rows = rows_per_group < domain.rows ? rows_per_group : domain.rows;
-    const index tokens =
-        domain.kind == arrangement::packed ? domain.columns : rows * domain.columns;
-    const index n = (tokens + virtual_lanes * rows) / tokens_per_flush + 1;
-    return n < slots ? n : slots;
-  }
-
-  RLHF_HOST_DEVICE index length_of(index row) const {
-    return length != nullptr ? length[row] : domain.length(row);
-  }
-  RLHF_HOST_DEVICE index first_row(index g) const { return g * rows_per_group; }
-  RLHF_HOST_DEVICE index end_row(index g) const {
-    const index end = (g + 1) * rows_per_group;
-    return end < domain.rows ? end : domain.rows;
-  }
-  RLHF_HOST_DEVICE index first_slot(index g) const {
-    const index row = first_row(g) < domain.rows ? first_row(g) : domain.rows;
-    const index tokens =
-        domain.kind == arrangement::packed ? domain.begin(row) : row * domain.columns;
-    return (tokens + virtual_lanes * row) / tokens_per_flush + g;
-  }
-  RLHF_HOST_DEVICE index group_of(index slot) const {
-    index low = 0, high = groups;
-    while (high - low > 1) {
-      const index middle = low + (high - low) / 2;
-      if (first_slot(middle) <= slot)
-        low = middle;
-      else
-        high = middle;
-    }
-    return low;
-  }
-  RLHF_HOST_DEVICE index steps(index g) const {
-    const index last = end_row(g) - 1;
-    return before[last] + steps_in(length_of(last));
-  }
-  /// Never beyond the slots there are, whatever the offsets say.
-  RLHF_HOST_DEVICE index flushes(index g, index slot) const {
-    const index n = (steps(g) + steps_per_flush - 1) / steps_per_flush;
-    return n < slots - slot ? n : slots - slot;
-  }
-};
-
-template <class Space>
-struct steps_before {
-  moment_map<Space> map;
-  index* to;
-  RLHF_HOST_DEVICE void operator()(index i) const {
-    index steps = 0;
-    for (index k = i / rows_per_group * rows_per_group; k < i; ++k)
-      steps += steps_in(map.length_of(k));
-    to[i] = steps;
-  }
-};
-
-/// The row of group g that step `step` of the group belongs to.
-template <class Space>
-RLHF_HOST_DEVICE index row_of_step(const moment_map<Space>& map, index g, index step) {
-  index low = map.first_row(g), high = map.end_row(g);
-  while (high - low > 1) {
-    const index middle = low + (high - low) / 2;
-    (map.before[middle] <= step ? low : high) = middle;
-  }
-  return low;
 }
 
-template <class K, class Space>
-struct moment_pass {
+/// Rows as moments_of<K> says, with positions, sequences and bad rows behind them. A series without
+/// tokens changes no bit of what it merges with.
+template <class K>
+struct moment_row {
+  using M = series_moments<typename K::moments>;
+  static constexpr int nonfinite = moments_of<K>::nonfinite;
+  static constexpr int positions = moments_of<K>::size, sequences = positions + 1;
+  static constexpr int bad_rows = positions + 2;
+
+  RLHF_HOST_DEVICE static constexpr int size() { return positions + 3; }
+  RLHF_HOST_DEVICE static constexpr int parts() { return K::size + 4; }
+  /// Where a part that is no series stands.
+  RLHF_HOST_DEVICE static constexpr int place(int part) {
+    return part == K::size ? nonfinite : positions + part - K::size - 1;
+  }
+  template <class Team, class At>
+  RLHF_HOST_DEVICE void fold(const Team& team, int part, const At& at, double* to) const {
+    if (part < K::size) {
+      const M all = tree_of_moments<M, fold_fan>([&](int i) {
+        M x;
+        const double* const p = at(i);
+        if (p != nullptr) {
+          x = M::read([&](int k) { return team.fetch(p + k); }, part, K::size);
+        }
+        return x;
+      });
+      all.write(to, part, K::size);
+      return;
+    }
+    const int k = place(part);
+    double all = 0;  // of whole numbers
+    for (int i = 0; i < fold_fan; ++i) {
+      const double* const p = at(i);
+      if (p != nullptr) all += team.fetch(p + k);
+    }
+    to[k] = all;
+  }
+};
+
+template <class K, class Space, class After = nothing>
+struct moment_pass : unit_reader<K, Space> {
   using T = typename K::scalar_type;
   using V = math::scalar_lane<T>;
   using M = series_moments<typename K::moments>;
-  K kernel;
-  token_arguments<K, Space> a;
-  moment_map<Space> map;
-  double* partial;  // per slot, as moments_of says
+  using figures = moment_row<K>;
+  using reader = unit_reader<K, Space>;
+  using tokens = unit_tokens<K>;
+  using reader::a, reader::lanes, reader::map, reader::neighbours;
 
-  /// What one lane adds to one series: even steps, odd steps.
-  struct lane_sums {
-    double weight = 0;
-    T sum[2] = {T(0), T(0)};
-    T square[2] = {T(0), T(0)};
-    T low = static_cast<T>(__builtin_inf());
-    T high = static_cast<T>(-__builtin_inf());
-    double nonfinite = 0;
+  static constexpr int threads = 256;
+  static constexpr unsigned least_blocks = sizeof(T) == sizeof(float) ? 4 : 3;
+  static constexpr int size = figures::size();
+  static constexpr int steps = static_cast<int>(steps_per_flush);
+  static constexpr int flush_tokens = steps * lanes;
+  static constexpr int pitch = flush_tokens + lanes;  // neighbouring flushes in different banks
+  static constexpr int most_flushes = unit_map<Space>::most_flushes;
+
+  /// Flushes that are measured side by side, as many as 32 KiB hold.
+  static constexpr int flushes_at_once() {
+    const int held = static_cast<int>(sizeof(T)) * flush_tokens * (K::size + 1);
+    return held <= (8 << 10) ? 4 : held <= (16 << 10) ? 2 : 1;
+  }
+  static constexpr int at_once = flushes_at_once();
+  static constexpr int jobs = threads / lanes;
+  static constexpr int jobs_of_flush = K::size + 1;  // its series, then its weights
+  static_assert(at_once * jobs_of_flush <= jobs);
+
+  K kernel;
+  pass_target to;
+  After after;  // after(0) ... after(afters - 1), with the figures in place
+  index afters;
+
+  struct shared : unit_rows<K> {
+    alignas(16) T x[at_least_one(K::size)][at_least_one(at_once)][at_least_one(pitch)];
+    alignas(16) T weight[at_least_one(at_once)][at_least_one(pitch)];  // 0: does not count
+    int row[at_least_one(at_once * steps)];
+    T shift[at_least_one(jobs)];
+    double weights[at_least_one(at_once)];  // of all tokens of a flush
+    double found[at_least_one(jobs)];
+    double total[2][at_least_one(jobs)];    // of distances and of their squares
+    double flushed[at_least_one(most_flushes)][at_least_one(moments_of<K>::size)];
+    double part[2][at_least_one(jobs)];
+    ranked_units<threads> ranked;
+    bool again;
+    bool last;
   };
 
-  template <class Lanes>
-  RLHF_HOST_DEVICE void operator()(const Lanes& lanes, index slot) const {
-    const index g = map.group_of(slot);
-    const index flush = slot - map.first_slot(g);
-    double* const to = partial + slot * moments_of<K>::size;
-    const bool used = flush >= 0 && flush < map.flushes(g, map.first_slot(g));
-    double nonfinite = 0;
-    for (int k = 0; k < K::size; ++k) {
-      M series;
-      if (used) nonfinite = measure(lanes, g, flush, k, series);
-      lanes.first([&] { series.write(to, k, K::size); });
+  /// What a thread keeps: counts of the unit, and of a sweep what its lane has.
+  struct kept {
+    int nonfinite, positions;
+    double sum, square, low, high;
+  };
+
+  template <class Team>
+  RLHF_HOST_DEVICE void operator()(const Team& team, shared& s, index unit) const {
+    typename Team::template own<kept> mine;
+    team.each([&](int t) { mine[t] = {}; });
+    this->read_rows(team, s, unit, to.bad != nullptr);
+    for (int flush = 0; flush < map.flushes; flush += at_once) {
+      const index from = s.first + flush * steps_per_flush;
+      const int n = map.flushes - flush < at_once ? map.flushes - flush : at_once;
+      if (s.nth >= 0 && from < s.steps) {
+        read_flushes(team, s, mine, from, n);
+        measure(team, s, mine, flush, n);
+      } else {
+        team.each([&](int t) {
+          if (t < n * K::size) M().write(s.flushed[flush + t / K::size], t % K::size, K::size);
+        });
+      }
     }
-    lanes.first([&] { to[moments_of<K>::nonfinite] = nonfinite; });
+    finish_unit(team, s, mine, unit);
+    if (team.arrive(to.arrived, map.units, s.last)) finish(team, s);
   }
 
  private:
-  /// f(step in the flush, x of series k, weight, whether the inputs are finite) for each counted
-  /// token of lane l, while it returns true.
-  template <class F>
-  RLHF_HOST_DEVICE void each_token(index g, index flush, int k, int l, const F& f) const {
-    const index first = flush * steps_per_flush, last = first + steps_per_flush;
-    const index end = map.end_row(g);
-    const mask_view<Space>& mask = a.domain.mask;
-    for (index i = row_of_step(map, g, first); i < end && map.before[i] < last; ++i) {
-      const index length = map.length_of(i), begin = a.domain.begin(i);
-      index from = first - map.before[i], to = last - map.before[i];
-      if (from < 0) from = 0;
-      if (to > steps_in(length)) to = steps_in(length);
-      for (index s = from; s < to; ++s) {
-        const index j = s * virtual_lanes + l;
-        if (j >= length) continue;
-        T weight = T(1);
-        if (mask.kind() != mask_kind::none) {
-          weight = static_cast<T>(mask.at(a.domain.mask_offset(i) + j * a.domain.mask_stride()));
-          if (!(weight > T(0))) continue;
-          if (mask.kind() == mask_kind::flag) weight = T(1);
+  struct add {
+    RLHF_HOST_DEVICE double operator()(double x, double y) const { return x + y; }
+  };
+  struct least {
+    RLHF_HOST_DEVICE double operator()(double x, double y) const { return lower(x, y); }
+  };
+  struct largest {
+    RLHF_HOST_DEVICE double operator()(double x, double y) const { return higher(x, y); }
+  };
+
+  RLHF_HOST_DEVICE bool weighted() const {
+    const mask_kind kind = a.domain.mask.kind();
+    return kind == mask_kind::weight32 || kind == mask_kind::weight64;
+  }
+
+  /// The series and weights of n flushes from step `from` of the group on.
+  template <class Team, class Own>
+  RLHF_HOST_DEVICE void read_flushes(const Team& team, shared& s, Own& mine, index from,
+                                     int n) const {
+    team.sync();
+    team.each([&](int t) {
+      for (int step = t; step < n * steps; step += threads)
+        s.row[step] = this->row_of(s, from + step);
+    });
+    team.sync();
+    const bool weighs = weighted();
+    team.each([&](int t) {
+      for (int slot = t * neighbours; slot < n * flush_tokens; slot += threads * neighbours) {
+        const int step = slot / lanes;
+        const int flush = slot / flush_tokens, at = slot % flush_tokens;
+        const int row = s.row[step];
+        tokens x;
+        const index j = this->place(s, row, from + step, slot % lanes, x);
+        quad<T> series[at_least_one(K::size)] = {};
+        quad<T> weight = {};
+        if (x.count > 0) {
+          this->load(s, row, j, x);
+          RLHF_UNROLL
+          for (int v = 0; v < neighbours; ++v) {
+            if (!x.counts(v)) continue;
+            V in[at_least_one(K::inputs)], of[at_least_one(K::size)];
+            bool finite = true;
+            RLHF_UNROLL
+            for (int k = 0; k < K::inputs; ++k) {
+              finite = finite && math::is_finite(x.in[k][v]);
+              in[k] = math::constant<V>(x.in[k][v]);
+            }
+            kernel(static_cast<const V*>(in), of);
+            RLHF_UNROLL
+            for (int k = 0; k < K::size; ++k) series[k].x[v] = math::first(of[k]);
+            weight.x[v] = weighs ? x.weight[v] : T(1);
+            mine[t].positions += 1;
+            mine[t].nonfinite += finite ? 0 : 1;
+          }
         }
-        V in[at_least_one(K::inputs)], x[at_least_one(K::size)];
-        bool finite = true;
-        for (int c = 0; c < K::inputs; ++c) {
-          const token_input<T>& from_c = a.in[c];
-          const T value =
-              from_c.data[i * from_c.per_row + begin * from_c.per_begin + j * from_c.stride];
-          finite = finite && math::is_finite(value);
-          in[c] = math::constant<V>(value);
-        }
-        kernel(static_cast<const V*>(in), x);
-        if (!f(map.before[i] + s - first, x[k], math::constant<V>(weight), finite)) return;
+        RLHF_UNROLL
+        for (int k = 0; k < K::size; ++k) store_16_bytes(s.x[k][flush] + at, series[k]);
+        store_16_bytes(s.weight[flush] + at, weight);
       }
-    }
+    });
+    team.sync();
   }
 
-  template <class Lanes>
-  RLHF_HOST_DEVICE double measure(const Lanes& lanes, index g, index flush, int k,
-                                  M& series) const {
-    typename Lanes::template each_lane<T> value, have;
-    lanes.each([&](int l) {
-      value[l] = have[l] = T(0);
-      each_token(g, flush, k, l, [&](index s, const V& x, const V&, bool) {
-        if (s < steps_of_guess) value[l] = math::first(x), have[l] = T(1);
-        return false;
-      });
-    });
-    const double found = lanes.sum([&](int l) { return have[l]; });
-    const double first = lanes.sum([&](int l) { return value[l]; });
-    T shift = found > 0 ? static_cast<T>(first / found) : T(0);
+  /// What 16 threads do together: a series of a flush, or, where k is K::size, its weights.
+  struct job {
+    int flush, k;
+    RLHF_HOST_DEVICE explicit job(int t)
+        : flush(t / lanes / jobs_of_flush), k(t / lanes % jobs_of_flush) {}
+    RLHF_HOST_DEVICE bool series(int n) const { return flush < n && k < K::size; }
+    RLHF_HOST_DEVICE bool weights(int n) const { return flush < n && k == K::size; }
+  };
 
-    const bool weighted =
-        a.domain.mask.kind() == mask_kind::weight32 || a.domain.mask.kind() == mask_kind::weight64;
-    typename Lanes::template each_lane<lane_sums> of;
-    shifted_sums s;
+  template <class Team, class Own>
+  RLHF_HOST_DEVICE void measure(const Team& team, shared& s, Own& mine, int flush, int n) const {
+    guess(team, s, mine, n);
     for (int sweep = 0; sweep < most_sweeps; ++sweep) {
-      const V about = math::constant<V>(shift);
-      lanes.each([&](int l) {
-        of[l] = lane_sums();
-        each_token(g, flush, k, l, [&](index step, const V& x, const V& weight, bool finite) {
-          const int odd = static_cast<int>(step % 2);
-          const V d = x - about;
-          V part = weighted ? weight * d : d;
-          math::detail::keep_rounding(part);  // not fused with its sum, on any machine
-          of[l].weight += static_cast<double>(math::first(weight));
-          of[l].sum[odd] = math::first(math::constant<V>(of[l].sum[odd]) + part);
-          of[l].square[odd] = math::first(math::fma(part, d, math::constant<V>(of[l].square[odd])));
-          const T seen = math::first(x);
-          if (seen < of[l].low) of[l].low = seen;
-          if (seen > of[l].high) of[l].high = seen;
-          if (!finite) of[l].nonfinite += 1;
-          return true;
-        });
+      team.each([&](int t) {
+        if (t == 0) s.again = false;
+        if (job(t).series(n)) sweep_lane(s, mine[t], t);
       });
-      s.weight = lanes.sum([&](int l) { return of[l].weight; });
-      s.sum = lanes.sum([&](int l) { return of[l].sum[0] + of[l].sum[1]; });
-      s.square = lanes.sum([&](int l) { return of[l].square[0] + of[l].square[1]; });
-      if (!s.far() || sweep + 1 == most_sweeps) break;
-      shift = static_cast<T>(static_cast<double>(shift) + s.mean());
+      team.merge16(
+          add(), [&](int t) { return mine[t].sum; },
+          [&](int t, double x) { s.total[0][t / lanes] = x; });
+      team.merge16(
+          add(), [&](int t) { return mine[t].square; },
+          [&](int t, double x) { s.total[1][t / lanes] = x; });
+      team.sync();
+      team.each([&](int t) {
+        if (t % lanes != 0 || !job(t).series(n)) return;
+        const shifted_sums of = sums_of_job(s, t);
+        if (!of.far() || sweep + 1 == most_sweeps) return;
+        T& shift = s.shift[t / lanes];
+        shift = static_cast<T>(static_cast<double>(shift) + of.mean());
+        s.again = true;
+      });
+      team.sync();
+      const bool again = s.again;
+      team.sync();
+      if (!again) break;
     }
-    series = s.template about<M>(static_cast<double>(shift));
-    const auto range = lanes.merge([&](int l) {
-      lane_figures<1, 1> r;
-      r.sum[0] = of[l].nonfinite;
-      r.low[0] = static_cast<double>(of[l].low);
-      r.high[0] = static_cast<double>(of[l].high);
-      return r;
+    if constexpr (K::ranged) {
+      const auto keep = [&](int t, int k, double x) {
+        const job j(t);
+        if (j.series(n)) s.flushed[flush + j.flush][k * K::size + j.k] = x;
+      };
+      team.merge16(
+          least(), [&](int t) { return mine[t].low; }, [&](int t, double x) { keep(t, 3, x); });
+      team.merge16(
+          largest(), [&](int t) { return mine[t].high; }, [&](int t, double x) { keep(t, 4, x); });
+    }
+    team.each([&](int t) {
+      const job j(t);
+      if (t % lanes != 0 || !j.series(n)) return;
+      double* const f = s.flushed[flush + j.flush];
+      M series;
+      if constexpr (K::ranged) series = M::read(f, j.k, K::size);
+      const double low = series.low, high = series.high;
+      series = sums_of_job(s, t).template about<M>(static_cast<double>(s.shift[t / lanes]));
+      series.low = low, series.high = high;
+      series.write(f, j.k, K::size);
     });
-    if constexpr (K::ranged) series.low = range.low[0], series.high = range.high[0];
-    return range.sum[0];
   }
-};
 
-/// The tree over `n` <= 64 rows of moments, `stride` numbers apart: series k, or, behind the last of
-/// them, the count of non-finite tokens.
-template <class K>
-RLHF_HOST_DEVICE void fold_moments(int k, const double* x, index stride, index n, double* to) {
-  using M = series_moments<typename K::moments>;
-  if (k == K::size) {
-    double all = 0;
-    for (index t = 0; t < n; ++t) all += x[t * stride + moments_of<K>::nonfinite];
-    to[moments_of<K>::nonfinite] = all;
-    return;
+  RLHF_HOST_DEVICE static shifted_sums sums_of_job(const shared& s, int t) {
+    return {s.weights[job(t).flush], s.total[0][t / lanes], s.total[1][t / lanes]};
   }
-  M level[8];
-  for (index t = 0; t < n; ++t) {
-    M carry = M::read(x + t * stride, k, K::size);
-    int at = 0;
-    for (index m = t; (m & 1) != 0; m >>= 1, ++at) carry = M::merge(level[at], carry);
-    level[at] = carry;
-  }
-  M r;
-  bool first = true;
-  int at = 0;
-  for (index m = n; m != 0; m >>= 1, ++at)
-    if ((m & 1) != 0) {
-      r = first ? level[at] : M::merge(level[at], r);
-      first = false;
-    }
-  r.write(to, k, K::size);
-}
 
-/// One round of the tree over the flushes of each group, in place: `stride` flushes apart.
-template <class K, class Space>
-struct fold_moment_flushes {
-  moment_map<Space> map;
-  double* x;
-  index stride;
-  RLHF_HOST_DEVICE void operator()(index i) const {
-    constexpr index size = moments_of<K>::size;
-    const index slot = i / (K::size + 1);
-    const index g = map.group_of(slot);
-    const index first = map.first_slot(g);
-    const index flush = slot - first;
-    if (flush < 0 || flush % (stride * fold_width) != 0) return;
-    const index flushes = map.flushes(g, first);
-    if (flush >= flushes) return;
-    const index left = (flushes - flush + stride - 1) / stride;
-    fold_moments<K>(static_cast<int>(i % (K::size + 1)), x + slot * size, stride * size,
-                    left < fold_width ? left : fold_width, x + slot * size);
+  /// The shift of each series, and the weight of each flush.
+  template <class Team, class Own>
+  RLHF_HOST_DEVICE void guess(const Team& team, shared& s, Own& mine, int n) const {
+    team.each([&](int t) {
+      const job j(t);
+      const int l = t % lanes;
+      mine[t].sum = mine[t].square = 0;
+      if (j.series(n)) {
+        for (int step = 0; step < static_cast<int>(steps_of_guess); ++step) {
+          const int at = step * lanes + l;
+          if (!(s.weight[j.flush][at] > T(0))) continue;
+          mine[t].sum = static_cast<double>(s.x[j.k][j.flush][at]);
+          mine[t].square = 1;  // there is one
+          break;
+        }
+      } else if (j.weights(n)) {
+        double sum = 0;
+        for (int step = 0; step < steps; ++step)
+          sum += static_cast<double>(s.weight[j.flush][step * lanes + l]);
+        mine[t].sum = sum;
+      }
+    });
+    team.merge16(
+        add(), [&](int t) { return mine[t].square; },
+        [&](int t, double x) { s.found[t / lanes] = x; });
+    team.merge16(
+        add(), [&](int t) { return mine[t].sum; },
+        [&](int t, double x) {
+          const job j(t);
+          if (j.weights(n)) s.weights[j.flush] = x;
+          if (!j.series(n)) return;
+          const double found = s.found[t / lanes];
+          T shift = found > 0 ? static_cast<T>(x / found) : T(0);
+          if (!math::is_finite(shift)) shift = first_counted(s, j);
+          s.shift[t / lanes] = shift;
+        });
+    team.sync();
   }
-};
 
-/// y[g] = the moments of group g.
-template <class Space>
-struct gather_moment_groups {
-  moment_map<Space> map;
-  index size;
-  const double* x;
-  double* y;
-  RLHF_HOST_DEVICE void operator()(index i) const {
-    const index slot = map.first_slot(i / size);
-    y[i] = slot < map.slots ? x[slot * size + i % size] : 0;
+  /// In the order of tokens, of those that are looked at for the guess.
+  RLHF_HOST_DEVICE static T first_counted(const shared& s, const job& j) {
+    for (int at = 0; at < static_cast<int>(steps_of_guess) * lanes; ++at)
+      if (s.weight[j.flush][at] > T(0)) return s.x[j.k][j.flush][at];
+    return T(0);
   }
-};
 
-/// One round over plain rows of moments: y[b] = tree over x[64 b .. 64 b + 63].
-template <class K>
-struct fold_moment_rows {
-  const double* x;
-  index n;
-  double* y;
-  RLHF_HOST_DEVICE void operator()(index i) const {
-    constexpr index size = moments_of<K>::size;
-    const index from = i / (K::size + 1) * fold_width;
-    const index left = n - from < fold_width ? n - from : fold_width;
-    fold_moments<K>(static_cast<int>(i % (K::size + 1)), x + from * size, size, left > 0 ? left : 0,
-                    y + i / (K::size + 1) * size);
+  /// One lane of a series of a flush, about its shift.
+  RLHF_HOST_DEVICE void sweep_lane(const shared& s, kept& mine, int t) const {
+    const job j(t);
+    const int l = t % lanes;
+    const T* const x = s.x[j.k][j.flush] + l;
+    const T* const w = s.weight[j.flush] + l;
+    const V about = math::constant<V>(s.shift[t / lanes]);
+    const bool weighs = weighted();
+    T sum[2] = {T(0), T(0)}, square[2] = {T(0), T(0)};
+    T low = static_cast<T>(__builtin_inf()), high = static_cast<T>(-__builtin_inf());
+#if defined(__CUDA_ARCH__)
+#pragma unroll 8
+#endif
+    for (int step = 0; step < steps; step += 2)
+      RLHF_UNROLL
+      for (int odd = 0; odd < 2; ++odd) {
+        const T seen = x[(step + odd) * lanes], weight = w[(step + odd) * lanes];
+        const bool counts = weight > T(0);
+        const V d = counts ? math::constant<V>(seen) - about : math::constant<V>(T(0));
+        V part = weighs ? math::constant<V>(weight) * d : d;
+        math::detail::keep_rounding(part);  // not fused with its sum, on any machine
+        sum[odd] = math::first(math::constant<V>(sum[odd]) + part);
+        square[odd] = math::first(math::fma(part, d, math::constant<V>(square[odd])));
+        if constexpr (K::ranged) {
+          low = counts && seen < low ? seen : low;
+          high = counts && seen > high ? seen : high;
+        }
+      }
+    mine.sum = static_cast<double>(sum[0] + sum[1]);
+    mine.square = static_cast<double>(square[0] + square[1]);
+    mine.low = static_cast<double>(low);
+    mine.high = static_cast<double>(high);
+  }
+
+  /// The figures of a unit, and its rank in its group.
+  template <class Team, class Own>
+  RLHF_HOST_DEVICE void finish_unit(const Team& team, shared& s, Own& mine, index unit) const {
+    team.merge16(
+        add(), [&](int t) { return static_cast<double>(mine[t].nonfinite); },
+        [&](int t, double x) { s.part[0][t / lanes] = x; });
+    team.merge16(
+        add(), [&](int t) { return static_cast<double>(mine[t].positions); },
+        [&](int t, double x) { s.part[1][t / lanes] = x; });
+    team.sync();
+    team.each([&](int t) {
+      double* const to_row = to.partial + unit * size;
+      if (t == 0 && to.rank != nullptr)
+        to.rank[unit] = s.nth == 0 || (s.nth > 0 && s.first < s.steps) ? s.nth : -1;
+      if (t < K::size) {
+        const M all = tree_of_moments<M, most_flushes>(
+            [&](int f) { return f < map.flushes ? M::read(s.flushed[f], t, K::size) : M(); });
+        all.write(to_row, t, K::size);
+      } else if (t < K::size + 2) {
+        double sum = 0;
+        for (const double x : s.part[t - K::size]) sum += x;
+        to_row[figures::place(t)] = sum;
+      } else if (t == K::size + 2) {
+        to_row[figures::sequences] = s.sequences;
+        to_row[figures::bad_rows] = s.bad_rows;
+      }
+    });
+  }
+
+  template <class Team>
+  RLHF_HOST_DEVICE void finish(const Team& team, shared& s) const {
+    fold_all_units(team, s.ranked, figures(), map, to.partial, to.rank);
+    team.each([&](int t) {
+      if (t >= size) return;
+      const double x = team.fetch(to.partial + t);
+      if (t < moments_of<K>::size) to.sums[t] = x;
+      if (to.counts != nullptr && t == figures::positions) to.counts[0] = to.counts[1] = x;
+      if (to.counts != nullptr && t == figures::sequences) to.counts[2] = x;
+      if (to.bad != nullptr && t == figures::bad_rows) *to.bad = x;
+    });
+    team.sync();
+    team.each([&](int t) {
+      for (index k = t; k < afters; k += threads) after(k);
+    });
   }
 };
 

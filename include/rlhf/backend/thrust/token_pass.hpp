@@ -1,6 +1,7 @@
 #pragma once
 
-#include "rlhf/backend/thrust/unit_map.hpp"
+#include "rlhf/backend/thrust/unit_fold.hpp"
+#include "rlhf/backend/thrust/unit_rows.hpp"
 #include "rlhf/math/single.hpp"
 
 // map_reduce on a device, in one launch. A team of threads takes a flush of 64 steps, 16 bytes of
@@ -8,15 +9,6 @@
 // through shared memory to one thread for each virtual lane, which adds them step by step.
 
 namespace rlhf::inline RLHF_COMPUTE::detail {
-
-/// Whether a weight may stand beside a token of this kernel.
-template <class K>
-RLHF_HOST_DEVICE constexpr bool may_weigh() {
-  if constexpr (requires { K::takes_weights; })
-    return K::takes_weights;
-  else
-    return true;
-}
 
 /// Whether sum k, K::sums being that of non-finite tokens, adds up zeros and ones: then any order
 /// of additions has the same bits.
@@ -35,31 +27,16 @@ RLHF_HOST_DEVICE constexpr int ordered_sums() {
   return n;
 }
 
-/// Where the figures of a pass go. `counts` and `bad` are null where another launch has them.
-struct pass_target {
-  double* sums = nullptr;
-  double* counts = nullptr;   // tokens, positions, sequences of a domain without weights
-  double* bad = nullptr;      // rows whose length or offsets do not fit
-  double* partial = nullptr;  // a row of figures per unit
-  index* rank = nullptr;      // packed: which unit of its group a unit is, −1 for none
-  unsigned* arrived = nullptr;
-};
-
-/// What comes after a pass where nothing does.
-struct nothing {
-  RLHF_HOST_DEVICE void operator()(index) const {}
-};
-
 template <class K, class Space, class After = nothing>
-struct token_pass {
+struct token_pass : unit_reader<K, Space> {
   using T = typename K::scalar_type;
   using V = math::scalar_lane<T>;
+  using reader = unit_reader<K, Space>;
+  using tokens = unit_tokens<K>;
+  using reader::a, reader::lanes, reader::map, reader::neighbours;
 
   static constexpr int ordered = ordered_sums<K>();
   static constexpr int whole = K::sums + 1 - ordered;
-  static constexpr int group = static_cast<int>(rows_per_group);
-  static constexpr int lanes = static_cast<int>(virtual_lanes);
-  static constexpr int neighbours = quad<T>::size;  // tokens of one thread
   static constexpr int threads = ordered <= 7 ? 256 : 128;
   static constexpr unsigned least_blocks = sizeof(T) == sizeof(float) ? 3 : 2;
   static constexpr int tile_steps = threads * neighbours / lanes;
@@ -76,34 +53,17 @@ struct token_pass {
   static constexpr int unordered = whole + 1 + 2 * K::ranges;
 
   K kernel;
-  token_arguments<K, Space> a;
-  unit_map<Space> map;
   pass_target to;
   After after;  // after(0) ... after(afters - 1), with the figures in place
   index afters;
 
-  struct shared {
-    // The unit: its group, which of its units it is, its first step there, all steps of the group.
-    index of_group, nth, first, steps;
-    int rows;
-    int now;                            // which of the two `end` holds
-    index end[2][at_least_one(group)];  // steps of the group up to and with a row
-    index length[at_least_one(group)];
-    const T* in[at_least_one(K::inputs)][at_least_one(group)];
-    T* out[at_least_one(K::outputs)][at_least_one(group)];
-    index mask[at_least_one(group)];
-    T scale[at_least_one(K::scales)][at_least_one(group)];
+  struct shared : unit_rows<K> {
     // Two lanes of different sums never meet in one bank.
-    T term[at_least_one(ordered)][at_least_one(tile_steps * lanes + lanes)];
+    alignas(16) T term[at_least_one(ordered)][at_least_one(tile_steps * lanes + lanes)];
     double flushed[at_least_one(most_flushes)][at_least_one(ordered)];
     double part[at_least_one(unordered)][at_least_one(threads / lanes)];
-    int sequences, bad_rows;
     int row[at_least_one(tile_steps)];
-    int heads[at_least_one(threads)];
-    int head_count;
-    int more;
-    index found;
-    bool gaps;
+    ranked_units<threads> ranked;
     bool last;
   };
 
@@ -117,7 +77,7 @@ struct token_pass {
   RLHF_HOST_DEVICE void operator()(const Team& team, shared& s, index unit) const {
     typename Team::template own<kept> mine;
     team.each([&](int t) { clear(mine[t]); });
-    read_rows(team, s, unit);
+    this->read_rows(team, s, unit, to.bad != nullptr);
     for (int flush = 0; flush < map.flushes; ++flush) {
       const index from = s.first + flush * steps_per_flush;
       if (s.nth >= 0 && from < s.steps) {
@@ -147,160 +107,6 @@ struct token_pass {
     }
     RLHF_UNROLL
     for (int c = 0; c < chains; ++c) x.sum[c] = T(0);
-  }
-
-  /// The last group that begins at or before a unit.
-  template <class Team>
-  RLHF_HOST_DEVICE index find_group(const Team& team, shared& s, index unit) const {
-    if (map.per_group > 0) return unit / map.per_group;
-    index low = 0, high = map.groups;
-    while (high - low > 1) {
-      const index apart = (high - low + threads - 1) / threads;
-      team.each([&](int t) {
-        if (t == 0) s.found = low;
-      });
-      team.sync();
-      team.each([&](int t) {
-        const index at = low + t * apart, next = at + apart;
-        if (at < high && map.first_unit(at) <= unit &&
-            (next >= high || map.first_unit(next) > unit))
-          s.found = at;
-      });
-      team.sync();
-      low = s.found;
-      if (low + apart < high) high = low + apart;
-      team.sync();
-    }
-    return low;
-  }
-
-  /// Lengths, steps, addresses and factors of the rows of a unit's group, by one thread each.
-  template <class Team>
-  RLHF_HOST_DEVICE void read_rows(const Team& team, shared& s, index unit) const {
-    const token_domain<Space>& domain = a.domain;
-    const index g = find_group(team, s, unit);
-    const index nth = unit - map.first_unit(g);
-    const int rows = map.rows_of(g);
-    team.each([&](int t) {
-      if (t == 0) s.gaps = false, s.sequences = s.bad_rows = 0;
-    });
-    team.sync();
-    team.each([&](int t) {
-      if (t >= group) return;
-      const index i = map.first_row(g) + t;
-      if (nth == 0 && (t < rows || (g == 0 && t == 0)) && to.bad != nullptr &&
-          is_bad_row(domain, i))
-        team.next(s.bad_rows);
-      if (t >= rows) {
-        s.end[0][t] = 0;
-        return;
-      }
-      const index length = map.length_of(i);
-      const index begin = domain.begin(i);
-      s.length[t] = length;
-      s.end[0][t] = steps_in(length);
-      if (length < domain.slots(i)) s.gaps = true;
-      if (nth == 0 && length > 0) team.next(s.sequences);
-      RLHF_UNROLL
-      for (int k = 0; k < K::inputs; ++k) {
-        const token_input<T>& x = a.in[k];
-        s.in[k][t] = x.data == nullptr ? nullptr : x.data + (i * x.per_row + begin * x.per_begin);
-      }
-      RLHF_UNROLL
-      for (int k = 0; k < K::outputs; ++k) {
-        const token_output<T>& y = a.out[k];
-        s.out[k][t] = y.data == nullptr ? nullptr : y.data + (i * y.per_row + begin * y.per_begin);
-      }
-      s.mask[t] = domain.mask_offset(i);
-      RLHF_UNROLL
-      for (int k = 0; k < K::scales; ++k) s.scale[k][t] = static_cast<T>(a.scale[k].at(i));
-    });
-    team.sync();
-    int now = 0;
-    for (int apart = 1; apart < rows; apart *= 2, now = 1 - now) {
-      team.each([&](int t) {
-        if (t < group) s.end[1 - now][t] = s.end[now][t] + (t >= apart ? s.end[now][t - apart] : 0);
-      });
-      team.sync();
-    }
-    team.each([&](int t) {
-      if (t != 0) return;
-      s.of_group = g, s.nth = nth, s.first = nth * map.flushes * steps_per_flush;
-      s.rows = rows, s.now = now, s.steps = rows > 0 ? s.end[now][rows - 1] : 0;
-    });
-    team.sync();
-  }
-
-  /// The tokens of one thread, and what stands beside them.
-  struct tokens {
-    int count;         // slots of the row
-    unsigned counted;  // bit v: token v is not masked
-    T in[at_least_one(K::inputs)][at_least_one(neighbours)];
-    T weight[at_least_one(may_weigh<K>() ? neighbours : 0)];
-    RLHF_HOST_DEVICE bool counts(int v) const { return (counted >> v & 1u) != 0; }
-  };
-
-  RLHF_HOST_DEVICE RLHF_INLINE void load(const shared& s, int row, index j, tokens& x) const {
-    RLHF_UNROLL
-    for (int k = 0; k < K::inputs; ++k) {
-      const T* const from = s.in[k][row];
-      const index stride = a.in[k].stride;
-      if (from == nullptr || stride == 0) {
-        const T value = from == nullptr ? a.in[k].absent : *from;
-        RLHF_UNROLL
-        for (int v = 0; v < neighbours; ++v) x.in[k][v] = value;
-      } else if (stride == 1 && x.count == neighbours && on_16_bytes(from + j)) {
-        const quad<T> q = load_16_bytes(from + j);
-        RLHF_UNROLL
-        for (int v = 0; v < neighbours; ++v) x.in[k][v] = q.x[v];
-      } else {
-        RLHF_UNROLL
-        for (int v = 0; v < neighbours; ++v)
-          x.in[k][v] = v < x.count ? from[(j + v) * stride] : T(0);
-      }
-    }
-    const mask_view<Space>& mask = a.domain.mask;
-    x.counted = (1u << x.count) - 1u;
-    if (mask.kind() == mask_kind::none) return;
-    const index step = a.domain.mask_stride();
-    const index at = s.mask[row] + j * step;
-    if (mask.kind() == mask_kind::flag) {
-      const auto* const flags = static_cast<const std::uint8_t*>(mask.data()) + at;
-      std::uint8_t flag[at_least_one(neighbours)];
-      if (step == 1 && x.count == neighbours &&
-          (reinterpret_cast<std::uintptr_t>(flags) % neighbours) == 0) {
-        load_flags(flags, flag);
-      } else {
-        RLHF_UNROLL
-        for (int v = 0; v < neighbours; ++v)
-          flag[v] = v < x.count ? flags[v * step] : std::uint8_t(0);
-      }
-      RLHF_UNROLL
-      for (int v = 0; v < neighbours; ++v)
-        if (flag[v] == 0) x.counted &= ~(1u << v);
-    } else if constexpr (may_weigh<K>()) {
-      RLHF_UNROLL
-      for (int v = 0; v < neighbours; ++v) {
-        x.weight[v] = v < x.count ? static_cast<T>(mask.at(at + v * step)) : T(0);
-        if (!(x.weight[v] > T(0))) x.counted &= ~(1u << v);
-      }
-    }
-  }
-
-  static RLHF_HOST_DEVICE RLHF_INLINE void load_flags(
-      const std::uint8_t* from, std::uint8_t (&to)[at_least_one(neighbours)]) {
-#if defined(__CUDA_ARCH__)
-    if constexpr (neighbours == 4) {
-      const uchar4 four = *reinterpret_cast<const uchar4*>(from);
-      to[0] = four.x, to[1] = four.y, to[2] = four.z, to[3] = four.w;
-    } else {
-      const uchar2 two = *reinterpret_cast<const uchar2*>(from);
-      to[0] = two.x, to[1] = two.y;
-    }
-#else
-    RLHF_UNROLL
-    for (int v = 0; v < neighbours; ++v) to[v] = from[v];
-#endif
   }
 
   /// Up to 16 bytes of outputs; slots that are masked become +0, or keep their bits.
@@ -391,18 +197,7 @@ struct token_pass {
   RLHF_HOST_DEVICE void run_tile(const Team& team, shared& s, Own& mine, index from) const {
     team.sync();
     team.each([&](int t) {
-      if (t >= tile_steps) return;
-      const index* const end = s.end[s.now];
-      const index step = from + t;
-      int low = 0, high = s.rows;  // the first row that ends behind the step
-      while (low < high) {
-        const int middle = (low + high) / 2;
-        if (end[middle] > step)
-          high = middle;
-        else
-          low = middle + 1;
-      }
-      s.row[t] = step < s.steps ? low : -1;
+      if (t < tile_steps) s.row[t] = this->row_of(s, from + t);
     });
     team.sync();
     team.each([&](int t) {
@@ -410,15 +205,9 @@ struct token_pass {
       const int step = slot / lanes;
       const int row = s.row[step];
       tokens x;
-      index j = 0;
-      x.count = 0;
-      if (row >= 0) {
-        j = (from + step - (row > 0 ? s.end[s.now][row - 1] : 0)) * lanes + slot % lanes;
-        const index left = s.length[row] - j;
-        x.count = left >= neighbours ? neighbours : left > 0 ? static_cast<int>(left) : 0;
-      }
+      const index j = this->place(s, row, from + step, slot % lanes, x);
       if (x.count > 0) {
-        load(s, row, j, x);
+        this->load(s, row, j, x);
         run(s, mine[t], row, slot, j, x);
       } else {
         RLHF_UNROLL
@@ -518,17 +307,7 @@ struct token_pass {
   template <class Team>
   RLHF_HOST_DEVICE void fold_units(const Team& team, shared& s) const {
     constexpr figure_row row{sums, K::ranges};
-    if (map.per_group > 0 || map.groups == 0) {
-      const index n = map.groups * map.fan;
-      fold_leaves(team, row, n, [&](index leaf) -> double* {
-        const index g = leaf / map.fan, nth = leaf % map.fan;
-        return nth < map.per_group ? to.partial + (g * map.per_group + nth) * size : nullptr;
-      });
-    } else {
-      fold_ranked(team, s, row);
-      fold_leaves(team, row, map.groups,
-                  [&](index g) -> double* { return to.partial + map.first_unit(g) * size; });
-    }
+    fold_all_units(team, s.ranked, row, map, to.partial, to.rank);
     team.each([&](int t) {
       if (t >= size) return;
       const double x = team.fetch(to.partial + t);
@@ -542,51 +321,6 @@ struct token_pass {
     team.each([&](int t) {
       for (index k = t; k < afters; k += threads) after(k);
     });
-  }
-
-  /// The tree over the units of each group of a packed batch, in place.
-  template <class Team>
-  RLHF_HOST_DEVICE void fold_ranked(const Team& team, shared& s, const figure_row& row) const {
-    for (index apart = 1;; apart *= fold_fan) {
-      team.sync();
-      team.each([&](int t) {
-        if (t == 0) s.more = 0;
-      });
-      for (index begin = 0; begin < map.units; begin += threads) {
-        team.sync();
-        team.each([&](int t) {
-          if (t == 0) s.head_count = 0;
-        });
-        team.sync();
-        team.each([&](int t) {
-          const index unit = begin + t;
-          if (unit + apart >= map.units) return;
-          const index rank = team.fetch(to.rank + unit);
-          if (rank < 0 || rank % (apart * fold_fan) != 0) return;
-          if (team.fetch(to.rank + unit + apart) != rank + apart) return;
-          s.heads[team.next(s.head_count)] = t;
-          s.more = 1;
-        });
-        team.sync();
-        team.each([&](int t) {
-          for (int task = t; task < s.head_count * size; task += threads) {
-            const index head = begin + s.heads[task / size];
-            const int k = task % size;
-            const index rank = team.fetch(to.rank + head);
-            double x[fold_fan];
-            RLHF_UNROLL
-            for (int i = 0; i < fold_fan; ++i) {
-              const index unit = head + i * apart;
-              const bool same = unit < map.units && team.fetch(to.rank + unit) == rank + i * apart;
-              x[i] = same ? team.fetch(to.partial + unit * size + k) : row.none(k);
-            }
-            to.partial[head * size + k] = fold16(row, k, x);
-          }
-        });
-      }
-      team.sync();
-      if (s.more == 0) return;
-    }
   }
 
   /// +0 in the padding of the rows, where an output is overwritten. Of a padded batch every unit
