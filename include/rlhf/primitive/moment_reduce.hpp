@@ -21,8 +21,9 @@ namespace rlhf::inline RLHF_COMPUTE {
 /// binary tree over them. The tokens of a flush are measured from a number near them: the mean of
 /// what the lanes hold first, in the flush's first four steps. Where that is farther from the mean
 /// of the flush than one standard deviation, they are measured again from there, twice at most: a
-/// flush is 1,024 tokens, which stay in cache. Even and odd steps have sums of their own. Flushes
-/// merge in double.
+/// flush is 1,024 tokens, which stay in cache. Where those steps have none, or a mean beyond all
+/// numbers, and the squares overflow, they are measured again from the first one counted. Even and
+/// odd steps have sums of their own. Flushes merge in double.
 template <class K>
 struct moments_of {
   static constexpr int low = 3 * K::size;  ///< behind count, mean and m2 of each series
@@ -43,6 +44,8 @@ struct shifted_sums {
   RLHF_HOST_DEVICE double mean() const { return sum / weight; }
   /// Whether the shift is no good: the squares are more about it than about the mean.
   RLHF_HOST_DEVICE bool far() const { return weight > 0 && 2 * (sum * mean()) > square; }
+  /// Whether the squares are no numbers: about another shift they may be.
+  RLHF_HOST_DEVICE bool lost() const { return weight > 0 && !math::is_finite(square); }
   template <class M>
   RLHF_HOST_DEVICE M about(double shift) const {
     if (!(weight > 0)) return {};

@@ -169,8 +169,8 @@ class moment_flush {
     }
   }
 
-  /// The mean of what the lanes hold first, in the first steps.
-  void guess(T* shift) const {
+  /// The mean of what the lanes hold first, in the first steps; false where they hold nothing.
+  bool guess(T* shift) const {
     V value[all_series][all_packs], weight[all_packs];
     mask_of<V> have[all_packs];
     const V zero = math::constant<V>(0), one = math::constant<V>(1);
@@ -209,6 +209,7 @@ class moment_flush {
     const double found = tree_of_lanes(weight);
     for (int k = 0; k < K::size; ++k)
       shift[k] = found > 0 ? static_cast<T>(tree_of_lanes(value[k]) / found) : T(0);
+    return found > 0;
   }
 
   /// The sum of weights, in double: it says how much the flush counts beside others.
@@ -225,27 +226,49 @@ class moment_flush {
     return lane[0];
   }
 
-  /// Tokens with a NaN or an infinity among their inputs.
-  RLHF_NOINLINE double count_nonfinite() const {
-    double found = 0;
+  /// f(piece, token of it) for each counted token, one by one in their order, while it returns true.
+  template <class F>
+  void each_counted(const F& f) const {
     for (int c = 0; c < pieces_; ++c) {
       const piece& a = piece_[c];
       for (index j = 0; j < a.steps * virtual_lanes; ++j) {
         if (a.masked == lanes_masked::by_flags && a.flags[j] == 0) continue;
         if (a.masked == lanes_masked::by_weights && !(a.weights[j] > T(0))) continue;
-        bool finite = true;
-        for (int k = 0; k < K::inputs; ++k) finite = finite && math::is_finite(a.in[k][j]);
-        found += finite ? 0 : 1;
+        if (!f(a, j)) return;
       }
     }
+  }
+
+  /// Tokens with a NaN or an infinity among their inputs.
+  RLHF_NOINLINE double count_nonfinite() const {
+    double found = 0;
+    each_counted([&](const piece& a, index j) {
+      bool finite = true;
+      for (int k = 0; k < K::inputs; ++k) finite = finite && math::is_finite(a.in[k][j]);
+      found += finite ? 0 : 1;
+      return true;
+    });
     return found;
+  }
+
+  /// Series k of the flush's first counted token.
+  RLHF_NOINLINE T first_counted(int k) const {
+    using S = math::scalar_lane<T>;
+    S x[all_series] = {};
+    each_counted([&](const piece& a, index j) {
+      S in[all_inputs];
+      for (int i = 0; i < K::inputs; ++i) in[i] = math::constant<S>(a.in[i][j]);
+      kernel_(static_cast<const S*>(in), x);
+      return false;
+    });
+    return math::first(x[k]);
   }
 
   void flush() {
     moment_totals<K> t;
     T shift[all_series];
     shifted_sums s[all_series];
-    guess(shift);
+    const bool guessed = guess(shift);
     lane_sums lanes[2];
     for (int sweep = 0; sweep < most_sweeps; ++sweep) {
       V about[all_series];
@@ -276,7 +299,7 @@ class moment_flush {
             break;
         }
       const double weight = weighted ? weigh() : counted + tree_of_lanes(flagged);
-      bool far = false;
+      bool again = false, blind[all_series];
       for (int k = 0; k < K::size; ++k) {
         V x[all_packs], y[all_packs];
         for (int p = 0; p < packs; ++p) {
@@ -284,11 +307,15 @@ class moment_flush {
           y[p] = lanes[0].square[k][p] + lanes[1].square[k][p];
         }
         s[k] = {weight, tree_of_lanes(x), tree_of_lanes(y)};
-        far = far || s[k].far();
+        blind[k] = sweep == 0 && s[k].lost() && !(guessed && math::is_finite(shift[k]));
+        again = again || s[k].far() || blind[k];
       }
-      if (!far || sweep + 1 == most_sweeps) break;
+      if (!again || sweep + 1 == most_sweeps) break;
       for (int k = 0; k < K::size; ++k)
-        if (s[k].far()) shift[k] = static_cast<T>(static_cast<double>(shift[k]) + s[k].mean());
+        if (blind[k])
+          shift[k] = first_counted(k);
+        else if (s[k].far())
+          shift[k] = static_cast<T>(static_cast<double>(shift[k]) + s[k].mean());
     }
     bool finite = true;
     for (int k = 0; k < K::size; ++k) {
@@ -328,8 +355,10 @@ class moment_flush {
     const index begin = domain.begin(i), at = filled_ * virtual_lanes;
     const index whole = steps * virtual_lanes;
     piece c{{}, nullptr, nullptr, lanes_masked::no, filled_, steps};
-    bool beside = pieces_ > 0;  // whether it goes on where the last piece ends
     const piece* const last = piece_ + (pieces_ > 0 ? pieces_ - 1 : 0);
+    // Whether it goes on where the last piece ends, in steps as in memory: a row without a token is
+    // a step that no memory holds.
+    bool beside = pieces_ > 0 && last->first + last->steps == filled_;
     for (int k = 0; k < K::inputs; ++k) {
       const token_input<T>& x = a.in[k];
       const T* const first = x.data + i * x.per_row + begin * x.per_begin + from * x.stride;
