@@ -34,10 +34,11 @@ namespace rlhf::inline RLHF_COMPUTE {
 ///                                       // second reads t.kept and fills the others and every out
 ///     static constexpr bool early(int k);        // sum k is filled by first
 ///     static constexpr int first_inputs = m;     // leading inputs that first reads
-///     static constexpr bool silent(int k);       // sum k is ±0 for inputs of 0 only
+///     static constexpr bool silent(int k);       // sum k is ±0 for inputs of 0 and a finite scale
 ///     static constexpr bool silent_outputs = b;  // so is every out
-///     static constexpr int rare_sum = k;  // sum k counts tokens and is 0 but where some
-///     rare(t);                            // range is_extreme(low, high); this fills it alone
+///     static constexpr int rare_sum = k;  // the plain_sum: it counts tokens and is 0 but where some
+///     rare(t);                            // range is_extreme(low, high); this fills it alone, from
+///                                         // nothing but t.in
 ///
 /// A tile of tokens is then swept twice in the nearest cache, with registers for either half.
 ///

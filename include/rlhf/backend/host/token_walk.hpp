@@ -366,7 +366,8 @@ class token_walk {
     tile_.flags = flag_;
   }
 
-  RLHF_NOINLINE static void load_weights(const mask_view<host_space>& mask, index at, index step, index n, T* to) {
+  RLHF_NOINLINE static void load_weights(const mask_view<host_space>& mask, index at, index step,
+                                         index n, T* to) {
     switch (mask.kind()) {
       case mask_kind::none: return fill_tokens(to, 1, n, T(1));
       case mask_kind::flag: {
