@@ -24,12 +24,9 @@ struct moment_totals {
   }
 };
 
-/// The tree over 16 lanes, in double: lane l takes l + 8, then l + 4, l + 2, l + 1.
+/// sum_lanes of 16 lanes in packs.
 template <class V>
 double tree_of_lanes(const V* packs) {
-  using T = scalar_of<V>;
-  constexpr int width = math::width<V>;
-  double wide[virtual_lanes];
 #if RLHF_PACK_BYTES == 32
   if constexpr (std::same_as<V, math::pack<float>>) {
     const math::pack<double> low = math::widen_low(packs[0]) + math::widen_low(packs[1]);
@@ -39,13 +36,10 @@ double tree_of_lanes(const V* packs) {
            (math::lane_at(x, 1) + math::lane_at(x, 3));
   }
 #endif
-  T lane[virtual_lanes];
-  for (int p = 0; p < static_cast<int>(virtual_lanes) / width; ++p)
-    math::store(lane + p * width, packs[p]);
-  for (index l = 0; l < virtual_lanes; ++l) wide[l] = static_cast<double>(lane[l]);
-  for (index half = virtual_lanes / 2; half > 0; half /= 2)
-    for (index l = 0; l < half; ++l) wide[l] += wide[l + half];
-  return wide[0];
+  scalar_of<V> lane[virtual_lanes];
+  for (int p = 0; p < static_cast<int>(virtual_lanes) / math::width<V>; ++p)
+    math::store(lane + p * math::width<V>, packs[p]);
+  return sum_lanes<virtual_lanes>(lane);
 }
 
 /// Collects the steps of one flush, where they lie, and measures them when it is full.
@@ -67,7 +61,7 @@ class moment_flush {
     lanes_masked masked;
     index first, steps;
   };
-  struct lane_sums {
+  struct sweep_sums {
     V sum[all_series][all_packs], square[all_series][all_packs];
     V low[all_series][all_packs], high[all_series][all_packs];
   };
@@ -131,7 +125,7 @@ class moment_flush {
   }
 
   template <lanes_masked M>
-  RLHF_INLINE void sweep_piece(const piece& c, const V* shift, lane_sums (&to)[2],
+  RLHF_INLINE void sweep_piece(const piece& c, const V* shift, sweep_sums (&to)[2],
                                V (&flagged)[all_packs]) const {
     for (int p = 0; p < packs; p += 2) {
       V weight[2] = {flagged[p], flagged[p + 1]};  // small integers: no order to keep
@@ -221,9 +215,7 @@ class moment_flush {
         for (index l = 0; l < virtual_lanes; ++l)
           lane[l] += static_cast<double>(piece_[c].weights[s * virtual_lanes + l]);
     }
-    for (index half = virtual_lanes / 2; half > 0; half /= 2)
-      for (index l = 0; l < half; ++l) lane[l] += lane[l + half];
-    return lane[0];
+    return sum_lanes<virtual_lanes>(lane);
   }
 
   /// f(piece, token of it) for each counted token, one by one in their order, while it returns true.
@@ -269,11 +261,11 @@ class moment_flush {
     T shift[all_series];
     shifted_sums s[all_series];
     const bool guessed = guess(shift);
-    lane_sums lanes[2];
+    sweep_sums lanes[2];
     for (int sweep = 0; sweep < most_sweeps; ++sweep) {
       V about[all_series];
       for (int k = 0; k < K::size; ++k) about[k] = math::constant<V>(shift[k]);
-      for (lane_sums& l : lanes)
+      for (sweep_sums& l : lanes)
         for (int p = 0; p < packs; ++p) {
           for (int k = 0; k < K::size; ++k) {
             l.sum[k][p] = l.square[k][p] = math::constant<V>(0);
@@ -421,7 +413,7 @@ moment_totals<K> moments_of_group(const K& kernel, const token_arguments<K, Spac
       a.domain.kind != arrangement::packed && a.domain.mask.kind() == mask_kind::flag;
   index passed = 0;  // steps of earlier rows
   for (index i = row; i < row_end && passed < last; ++i) {
-    const index length = a.domain.valid_length(i);
+    const index length = last_counted(a.domain, i);
     const index steps = steps_of(length);
     const index from = first > passed ? first - passed : 0;
     const index to = last - passed < steps ? last - passed : steps;

@@ -242,7 +242,7 @@ class row_scan {
   RLHF_INLINE void add_row(index i) {
     const row r = open(i);
     const index length = a_.domain.length(i);
-    const index end = r.valid == nullptr ? length : after_last_flag(r.valid, length);
+    const index end = r.valid == nullptr ? length : last_flag(r.valid, length);
     if (end == 0) {
       clear(r, 0, r.slots);
       return;
@@ -284,7 +284,7 @@ class row_scan {
       carry = part_[0].carry;
       end = from;
       if (skip) {
-        const index next = after_last_flag(r.valid, end);
+        const index next = last_flag(r.valid, end);
         clear(r, next, end);
         end = next;
       }
@@ -355,11 +355,9 @@ class row_scan {
       const index stride = a_.in[k].stride;
       T* const buffer = in_buffer_[k] + used_;
       p.in[k] = r.in[k] == nullptr ? absent_[k] : buffer;
-      if (r.in[k] == nullptr && !blank) continue;
-      const T* const at = r.in[k] == nullptr ? nullptr : r.in[k] + from * stride;
-      if (at == nullptr)
-        continue;
-      else if (blank)
+      if (r.in[k] == nullptr) continue;
+      const T* const at = r.in[k] + from * stride;
+      if (blank)
         for (index j = 0; j < n; ++j) buffer[j] = p.counted[j] != 0 ? at[j * stride] : T(0);
       else if (stride == 1)
         p.in[k] = at;
