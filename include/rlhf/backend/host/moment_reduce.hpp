@@ -409,11 +409,12 @@ template <class V, class K, class Space>
 moment_totals<K> moments_of_group(const K& kernel, const token_arguments<K, Space>& a, index row,
                                   index row_end, index first, index last) {
   moment_flush<V, K> flush(kernel);
+  const bool masked = a.domain.mask.kind() != mask_kind::none;
   const bool padded_flags =
       a.domain.kind != arrangement::packed && a.domain.mask.kind() == mask_kind::flag;
   index passed = 0;  // steps of earlier rows
   for (index i = row; i < row_end && passed < last; ++i) {
-    const index length = last_counted(a.domain, i);
+    const index length = masked ? last_counted(a.domain, i) : a.domain.length(i);
     const index steps = steps_of(length);
     const index from = first > passed ? first - passed : 0;
     const index to = last - passed < steps ? last - passed : steps;
