@@ -328,7 +328,8 @@ struct outcome {
   std::vector<double> figures;
   std::vector<float> out;
   friend bool operator==(const outcome& a, const outcome& b) {
-    return std::memcmp(a.figures.data(), b.figures.data(), a.figures.size() * sizeof(double)) == 0 &&
+    const std::size_t bytes = a.figures.size() * sizeof(double);
+    return std::memcmp(a.figures.data(), b.figures.data(), bytes) == 0 &&
            std::memcmp(a.out.data(), b.out.data(), a.out.size() * sizeof(float)) == 0;
   }
 };

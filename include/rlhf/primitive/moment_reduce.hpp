@@ -4,8 +4,8 @@
 
 namespace rlhf::inline RLHF_COMPUTE {
 
-/// A sibling of map_reduce for statistics: count, mean and sum of squared distances from the mean of
-/// one or more series, in one read of the tokens.
+/// A sibling of map_reduce for statistics: count, mean and sum of squared distances from the mean
+/// of one or more series, in one read of the tokens.
 ///
 ///     struct log_ratio {
 ///       using scalar_type = float;

@@ -68,7 +68,7 @@ class binary_tree {
 };
 
 /// The same tree for figures whose number is known at run time: sums, low ends, high ends, as in
-/// totals<K>. `level` is memory for levels() of them; after one push it begins with what was pushed.
+/// totals<K>. `level` is memory for levels() of them; after a push it begins with what was pushed.
 class figure_tree {
   double* level_;
   int sums_, ranges_;

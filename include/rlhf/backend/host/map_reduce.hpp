@@ -55,7 +55,7 @@ constexpr int rare_sum_of() {
 
 /// Whether sum k, where there is one, weighs nothing under any mask.
 template <class K>
-constexpr bool counts_tokens(int k) {
+constexpr bool weighs_nothing(int k) {
   if constexpr (requires { K::plain_sum; })
     return k < 0 || k == K::plain_sum;
   else
@@ -108,7 +108,7 @@ struct kernel_sweep {
   static constexpr int high_at = K::sums + 1 + K::ranges;
   static constexpr int kept = kept_lanes<K>();
   static constexpr int rare_sum = rare_sum_of<K>();
-  static_assert(counts_tokens<K>(rare_sum), "the rare sum counts tokens: it is the plain_sum");
+  static_assert(weighs_nothing<K>(rare_sum), "the rare sum counts tokens: it is the plain_sum");
   using kept_tile = T[at_least_one(kept)][static_cast<std::size_t>(tile_steps * width)];
 
   /// Whether masked tokens are selected away though the kernel is silent: 0 times a factor that is

@@ -96,8 +96,8 @@ class moment_flush {
   /// One step of two packs of lanes.
   template <lanes_masked M>
   RLHF_INLINE void step(const piece& c, index s, int p, const V* shift, V (&weight)[2],
-                        V (&sum)[all_series][2], V (&square)[all_series][2], V (&low)[all_series][2],
-                        V (&high)[all_series][2]) const {
+                        V (&sum)[all_series][2], V (&square)[all_series][2],
+                        V (&low)[all_series][2], V (&high)[all_series][2]) const {
     for (int h = 0; h < 2; ++h) {
       V x[all_series], w = math::constant<V>(1);
       mask_of<V> counted = w > w;
@@ -207,7 +207,7 @@ class moment_flush {
   }
 
   /// The sum of weights, in double: it says how much the flush counts beside others.
-  double weigh() const {
+  RLHF_NOINLINE double weigh() const {
     double lane[virtual_lanes] = {};
     for (int c = 0; c < pieces_; ++c) {
       if (piece_[c].masked != lanes_masked::by_weights) continue;
@@ -218,7 +218,7 @@ class moment_flush {
     return sum_lanes<virtual_lanes>(lane);
   }
 
-  /// f(piece, token of it) for each counted token, one by one in their order, while it returns true.
+  /// f(piece, token of it) for each counted token, one by one in order, while it returns true.
   template <class F>
   void each_counted(const F& f) const {
     for (int c = 0; c < pieces_; ++c) {
@@ -244,7 +244,7 @@ class moment_flush {
   }
 
   /// Series k of the flush's first counted token.
-  RLHF_NOINLINE T first_counted(int k) const {
+  T first_counted(int k) const {
     using S = math::scalar_lane<T>;
     S x[all_series] = {};
     each_counted([&](const piece& a, index j) {
@@ -254,6 +254,20 @@ class moment_flush {
       return false;
     });
     return math::first(x[k]);
+  }
+
+  /// Moves each shift that is no good to a better one; false where there is none.
+  RLHF_NOINLINE bool move(T* shift, const shifted_sums* s, bool first, bool guessed) const {
+    bool moved = false;
+    for (int k = 0; k < K::size; ++k) {
+      const bool blind = first && s[k].lost() && !(guessed && math::is_finite(shift[k]));
+      moved = moved || blind || s[k].far();
+      if (blind)
+        shift[k] = first_counted(k);
+      else if (s[k].far())
+        shift[k] = static_cast<T>(static_cast<double>(shift[k]) + s[k].mean());
+    }
+    return moved;
   }
 
   void flush() {
@@ -291,7 +305,7 @@ class moment_flush {
             break;
         }
       const double weight = weighted ? weigh() : counted + tree_of_lanes(flagged);
-      bool again = false, blind[all_series];
+      bool near = true;
       for (int k = 0; k < K::size; ++k) {
         V x[all_packs], y[all_packs];
         for (int p = 0; p < packs; ++p) {
@@ -299,15 +313,9 @@ class moment_flush {
           y[p] = lanes[0].square[k][p] + lanes[1].square[k][p];
         }
         s[k] = {weight, tree_of_lanes(x), tree_of_lanes(y)};
-        blind[k] = sweep == 0 && s[k].lost() && !(guessed && math::is_finite(shift[k]));
-        again = again || s[k].far() || blind[k];
+        near = near && !s[k].far() && !s[k].lost();
       }
-      if (!again || sweep + 1 == most_sweeps) break;
-      for (int k = 0; k < K::size; ++k)
-        if (blind[k])
-          shift[k] = first_counted(k);
-        else if (s[k].far())
-          shift[k] = static_cast<T>(static_cast<double>(shift[k]) + s[k].mean());
+      if (near || sweep + 1 == most_sweeps || !move(shift, s, sweep == 0, guessed)) break;
     }
     bool finite = true;
     for (int k = 0; k < K::size; ++k) {
@@ -425,8 +433,8 @@ moment_totals<K> moments_of_group(const K& kernel, const token_arguments<K, Spac
       continue;
     }
     // Slots behind the last valid one are masked by flags: they may fill its step.
-    const index there =
-        padded_flags && steps * virtual_lanes <= a.domain.length(i) ? steps * virtual_lanes : length;
+    const index whole = steps * virtual_lanes;
+    const index there = padded_flags && whole <= a.domain.length(i) ? whole : length;
     for (index s = from; s < to;) {
       index n = flush.room() < to - s ? flush.room() : to - s;
       // A step that is not full goes alone, so that the full ones need no copy.

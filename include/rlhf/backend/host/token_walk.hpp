@@ -20,7 +20,7 @@ struct token_tile {
   const T* scale;
 };
 
-/// A kernel without its type, and what it works on: the walk below is compiled once for all of them.
+/// A kernel without its type, and what it works on: the walk below is compiled once for all.
 template <class T>
 struct token_work {
   const void* kernel;
@@ -91,8 +91,8 @@ class token_walk {
     index steps;
     index tokens;  // <= 16 · steps
   };
-  static constexpr index few_steps = 8;        // up to here a copy costs less than a tile of its own
-  static constexpr index block = 8;            // steps that are masked alike
+  static constexpr index few_steps = 8;  // up to here a copy costs less than a tile of its own
+  static constexpr index block = 8;      // steps that are masked alike
   static constexpr index one_value = index{1} << 62;
 
   const token_work<T>& work_;
@@ -201,9 +201,10 @@ class token_walk {
       // A row that fills its steps has the next one behind it.
       index length = last_counted(d, row);
       index end = row + 1;
-      for (index last = length; last > 0 && last % virtual_lanes == 0 && last == d.length(end - 1) &&
-                                end < row_end;
-           ++end) {
+      const auto filled = [&](index last) {
+        return last > 0 && last % virtual_lanes == 0 && last == d.length(end - 1);
+      };
+      for (index last = length; filled(last) && end < row_end; ++end) {
         last = last_counted(d, end);
         if (last == 0) break;
         length += last;
@@ -386,7 +387,8 @@ class token_walk {
     if (count_ == 0) return;
     const index row = pieces_[0].run.row;
     if (scale_row_ < 0 || (row_scales_ && scale_row_ != row)) {
-      for (int k = 0; k < work_.scales; ++k) memory_.scale[k] = static_cast<T>(work_.scale[k].at(row));
+      for (int k = 0; k < work_.scales; ++k)
+        memory_.scale[k] = static_cast<T>(work_.scale[k].at(row));
       scale_row_ = row;
     }
     for (int k = 0; k < work_.inputs; ++k) load_input(k);

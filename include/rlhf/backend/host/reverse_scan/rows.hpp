@@ -35,8 +35,8 @@ struct row_positions {
   }
 };
 
-/// The rows of one call, in segments. Rows of one tile are scanned several at a time, because a call
-/// of the scan costs more than a short row.
+/// The rows of one call, in segments. Rows of one tile are scanned several at a time: a call of the
+/// scan costs more than a short row.
 template <class V, class K, class Space>
 class row_scan {
   using T = typename K::scalar_type;
@@ -136,8 +136,8 @@ class row_scan {
       for (index i = first; i < last; ++i) sums.nonfinite += static_cast<double>(recount(i));
   }
 
-  // The pieces of a segment one by one, for rows without a mask: piece 0 ends with the first 4 tiles
-  // of the last row, each other one has 4 tiles of it.
+  // The pieces of a segment one by one, for rows without a mask: piece 0 ends with the first 4
+  // tiles of the last row, each other one has 4 tiles of it.
 
   /// What tile t of row i, counted from its end, gives to the one before it.
   tile_link link(index i, index t) {
@@ -454,7 +454,7 @@ class row_scan {
         for (int k = 0; k < K::outputs; ++k)
           if (r.out[k] != nullptr) spread_out(y[k], w, r.out[k] + at);
       };
-      // What is less than a word first: the word it is put with covers slots that are written later.
+      // What is less than a word first: the word it is put with covers slots that come later.
       const index rest = (o.end - o.from) % 8;
       if (rest > 0) put(flag_word::at(r.valid + o.from).first(rest), o.from);
       for (int k = 0; k < K::outputs; ++k) y[k] += p.count;
