@@ -44,8 +44,6 @@ struct shifted_sums {
   RLHF_HOST_DEVICE double mean() const { return sum / weight; }
   /// Whether the shift is no good: the squares are more about it than about the mean.
   RLHF_HOST_DEVICE bool far() const { return weight > 0 && 2 * (sum * mean()) > square; }
-  /// Whether the squares are no numbers: about another shift they may be.
-  RLHF_HOST_DEVICE bool lost() const { return weight > 0 && !math::is_finite(square); }
   template <class M>
   RLHF_HOST_DEVICE M about(double shift) const {
     if (!(weight > 0)) return {};

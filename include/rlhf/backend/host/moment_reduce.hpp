@@ -256,25 +256,11 @@ class moment_flush {
     return math::first(x[k]);
   }
 
-  /// Moves each shift that is no good to a better one; false where there is none.
-  RLHF_NOINLINE bool move(T* shift, const shifted_sums* s, bool first, bool guessed) const {
-    bool moved = false;
-    for (int k = 0; k < K::size; ++k) {
-      const bool blind = first && s[k].lost() && !(guessed && math::is_finite(shift[k]));
-      moved = moved || blind || s[k].far();
-      if (blind)
-        shift[k] = first_counted(k);
-      else if (s[k].far())
-        shift[k] = static_cast<T>(static_cast<double>(shift[k]) + s[k].mean());
-    }
-    return moved;
-  }
-
-  void flush() {
-    moment_totals<K> t;
+  /// The figures of the flush, measured from `shift` on; false where squares are not finite.
+  RLHF_NOINLINE bool measure(const T* from, moment_totals<K>& t) const {
     T shift[all_series];
+    for (int k = 0; k < K::size; ++k) shift[k] = from[k];
     shifted_sums s[all_series];
-    const bool guessed = guess(shift);
     sweep_sums lanes[2];
     for (int sweep = 0; sweep < most_sweeps; ++sweep) {
       V about[all_series];
@@ -305,7 +291,7 @@ class moment_flush {
             break;
         }
       const double weight = weighted ? weigh() : counted + tree_of_lanes(flagged);
-      bool near = true;
+      bool far = false;
       for (int k = 0; k < K::size; ++k) {
         V x[all_packs], y[all_packs];
         for (int p = 0; p < packs; ++p) {
@@ -313,9 +299,11 @@ class moment_flush {
           y[p] = lanes[0].square[k][p] + lanes[1].square[k][p];
         }
         s[k] = {weight, tree_of_lanes(x), tree_of_lanes(y)};
-        near = near && !s[k].far() && !s[k].lost();
+        far = far || s[k].far();
       }
-      if (near || sweep + 1 == most_sweeps || !move(shift, s, sweep == 0, guessed)) break;
+      if (!far || sweep + 1 == most_sweeps) break;
+      for (int k = 0; k < K::size; ++k)
+        if (s[k].far()) shift[k] = static_cast<T>(static_cast<double>(shift[k]) + s[k].mean());
     }
     bool finite = true;
     for (int k = 0; k < K::size; ++k) {
@@ -336,7 +324,27 @@ class moment_flush {
         }
       }
     }
-    if (!finite) t.nonfinite = count_nonfinite();
+    return finite;
+  }
+
+  /// What is to be done where squares are not finite.
+  RLHF_NOINLINE void measure_again(T* shift, bool guessed, moment_totals<K>& t) const {
+    bool blind = false;
+    for (int k = 0; k < K::size; ++k) {
+      if (guessed && math::is_finite(shift[k])) continue;
+      shift[k] = first_counted(k);
+      blind = true;
+    }
+    if (blind && measure(shift, t)) return;
+    t.nonfinite = count_nonfinite();
+  }
+
+  void flush() {
+    moment_totals<K> t;
+    T shift[all_series];
+    const bool guessed = guess(shift);
+    if (!measure(shift, t)) [[unlikely]]
+      measure_again(shift, guessed, t);
     flushed_.push(t);
     pieces_ = 0;
     filled_ = 0;
