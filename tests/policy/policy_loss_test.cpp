@@ -112,6 +112,64 @@ TEST_CASE("policy_loss: upstream may be a number, a scalar in memory, per row or
   CHECK((g[0][0] == -1 && g[0][1] == -2 && g[1][0] == -3 && g[1][1] == -4));
 }
 
+TEST_CASE("policy_loss: an upstream number that is not finite leaves masked tokens alone") {
+  // Blocks of 128 tokens that are whole, empty and broken; the last row counts nothing.
+  constexpr std::ptrdiff_t rows = 3, columns = 400;
+  random_numbers random(31);
+  std::vector<float> log_prob, old, advantage, weight;
+  std::vector<std::uint8_t> flag;
+  const std::vector<std::int32_t> length{400, 290, 0};
+  const std::vector<std::int64_t> offset{0, 400, 800, 1200};
+  for (std::ptrdiff_t i = 0; i < rows; ++i)
+    for (std::ptrdiff_t j = 0; j < columns; ++j) {
+      const bool counted = j < length[static_cast<std::size_t>(i)] &&
+                           (j < 128 || (j >= 256 && random.chance(0.7)));
+      flag.push_back(counted ? 1 : 0);
+      weight.push_back(counted ? 0.5f : 0.0f);
+      log_prob.push_back(static_cast<float>(counted ? random.uniform(-2, 0) : not_a_number));
+      old.push_back(log_prob.back());
+      advantage.push_back(static_cast<float>(counted ? random.uniform(-1, 1) : not_a_number));
+    }
+  const rlhf::shape shape(rows, columns), flat(rows * columns);
+  const auto check = [&](const rlhf::shape& s, const rlhf::mask_view<>& mask,
+                         const rlhf::sequence_layout<>& layout, bool tokens, double upstream,
+                         const aggregation& over) {
+    std::vector<float> gradient(flag.size(), 7), loss(flag.size(), 7);
+    const rlhf::policy_batch<float> batch{.log_prob = {log_prob, s},
+                                          .old_log_prob = {old, s},
+                                          .advantage = {advantage, s},
+                                          .mask = mask,
+                                          .layout = layout};
+    rlhf::policy_output<float> out{.d_log_prob = rlhf::view<float>(gradient, s),
+                                   .upstream = upstream};
+    if (tokens) out.token_loss = rlhf::view<float>(loss, s);
+    const auto r = rlhf::clipped_surrogate_loss<float>(batch, out, {.over = over});
+    CHECK(r.ratio.mean() == 1);
+    std::size_t wrong = 0;
+    for (std::size_t k = 0; k < flag.size(); ++k) {
+      if (flag[k] != 0) {
+        wrong += std::isfinite(gradient[k]) ? 1u : 0u;
+        continue;
+      }
+      wrong += gradient[k] != 0 || std::signbit(gradient[k]) ? 1u : 0u;
+      if (tokens) wrong += loss[k] != 0 || std::signbit(loss[k]) ? 1u : 0u;
+    }
+    CHECK(wrong == 0);
+  };
+  for (const bool tokens : {false, true}) {
+    for (const double upstream : {infinite, -infinite, not_a_number, 1e42}) {
+      CAPTURE(upstream);
+      const auto over = aggregation::token_mean(rlhf::local);
+      check(shape, {flag, shape}, {}, tokens, upstream, over);
+      check(shape, {weight, shape}, {}, tokens, upstream, over);
+      check(shape, {flag, shape}, rlhf::lengths(length), tokens, upstream, over);
+      check(flat, {flag, flat}, rlhf::packed(offset), tokens, upstream, over);
+      check(flat, {weight, flat}, rlhf::packed(offset), tokens, upstream, over);
+    }
+    check(shape, {flag, shape}, {}, tokens, 1, aggregation::token_mean(1e-45));
+  }
+}
+
 TEST_CASE("policy_loss: normaliser and coefficients may be scalars in the executor's memory") {
   const double log_prob[1][2] = {{-1, -1}}, ref[1][2] = {{-2, -2}}, advantage[1] = {1};
   const double tokens = 8, beta = 0.25;

@@ -328,7 +328,8 @@ struct outcome {
   std::vector<double> figures;
   std::vector<float> out;
   friend bool operator==(const outcome& a, const outcome& b) {
-    return std::memcmp(a.figures.data(), b.figures.data(), a.figures.size() * sizeof(double)) == 0 &&
+    const std::size_t bytes = a.figures.size() * sizeof(double);
+    return std::memcmp(a.figures.data(), b.figures.data(), bytes) == 0 &&
            std::memcmp(a.out.data(), b.out.data(), a.out.size() * sizeof(float)) == 0;
   }
 };
@@ -337,7 +338,8 @@ enum class given { flags, weights, lengths };
 
 /// `gap` elements lie between one row and the next.
 template <class K, class Exec>
-outcome run(const masked_batch& b, given how, const Exec& exec, std::ptrdiff_t gap = 0) {
+outcome run(const masked_batch& b, given how, const Exec& exec, std::ptrdiff_t gap = 0,
+            double factor = -0.75) {
   const std::ptrdiff_t step = b.columns + gap;
   const rlhf::shape strides(step, 1);
   const auto spread = [&](const auto& from) {
@@ -363,8 +365,7 @@ outcome run(const masked_batch& b, given how, const Exec& exec, std::ptrdiff_t g
   a.in[0] = bind.token("x", in);
   a.in[1] = bind.token("y", rlhf::view<const float>(y.data(), b.shape(), strides));
   a.out[0] = bind.written("out", rlhf::output<float>(out.data(), b.shape(), strides));
-  const double unit = -0.75;
-  a.scale[0] = {&unit, nullptr};
+  a.scale[0] = {&factor, nullptr};
   outcome r;
   r.figures.resize(rlhf::sums_of<K>::size);
   auto call = exec.begin("run");
@@ -425,6 +426,36 @@ TEST_CASE("map_reduce: what a kernel says of itself changes no bit, whole, empty
         CHECK(plain.figures[rlhf::sums_of<in_parts>::low] == lowest);
         CHECK(plain.figures[rlhf::sums_of<in_parts>::high] == highest);
       }
+}
+
+TEST_CASE("map_reduce: a factor that is not finite stays out of masked tokens") {
+  // What is no number has bits of no meaning.
+  const auto agree = [](double x, double y) {
+    return std::isnan(x) ? std::isnan(y) : x == y && std::signbit(x) == std::signbit(y);
+  };
+  std::uint64_t seed = 180;
+  for (const auto& [rows, columns] : {std::pair<std::ptrdiff_t, std::ptrdiff_t>{1, 1000},
+                                      {70, 300},
+                                      {130, 16},
+                                      {200, 10}})
+    for (const given how : {given::flags, given::weights})
+      for (const double factor : {infinite, -infinite, not_a_number, 1e39})
+        for (const std::ptrdiff_t gap : {0, 5}) {
+          const auto b = blocks(rows, columns, false, ++seed);
+          CAPTURE(seed);
+          CAPTURE(factor);
+          const auto plain = run<in_one>(b, how, rlhf::serial{}, gap, factor);
+          const auto parts = run<in_parts>(b, how, rlhf::serial{}, gap, factor);
+          std::size_t wrong = 0;
+          for (std::size_t k = 0; k < b.size(); ++k) {
+            const auto out = static_cast<double>(parts.out[k]);
+            wrong += agree(out, static_cast<double>(plain.out[k])) ? 0u : 1u;
+            if (b.mask[k] == 0) wrong += agree(out, 0) ? 0u : 1u;
+          }
+          CHECK(wrong == 0);
+          for (std::size_t k = 0; k < plain.figures.size(); ++k)
+            CHECK(agree(parts.figures[k], plain.figures[k]));
+        }
 }
 
 TEST_CASE("map_reduce: lengths, the same as flags, and rows packed one behind the other share their bits") {

@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "rlhf/statistics/masked_mean.hpp"
@@ -262,6 +263,65 @@ TEST_CASE_TEMPLATE("moment_reduce: the documented order, bit by bit, in every me
           }
 }
 
+TEST_CASE_TEMPLATE("moment_reduce: rows without a token, between packed rows of full steps", T, float,
+                   double) {
+  random_numbers random(21);
+  for (int round = 0; round < 40; ++round) {
+    CAPTURE(round);
+    std::vector<std::int32_t> length;
+    std::vector<std::int64_t> offset{0};
+    if (round == 0) {
+      length = {16, 0, 16, 16};
+    } else {
+      for (index i = 0, rows = 2 + random.below(150); i < rows; ++i)
+        length.push_back(static_cast<std::int32_t>(16 * random.below(3)));
+    }
+    const auto rows = static_cast<index>(length.size());
+    const rlhf::shape shape(rows, index{32});
+    std::vector<T> padded(static_cast<std::size_t>(32 * rows), static_cast<T>(not_a_number));
+    std::vector<T> weight(padded.size(), T(0)), packed, packed_weight;
+    std::vector<std::uint8_t> flag(padded.size(), 0), packed_flag;
+    for (std::size_t i = 0; i < length.size(); ++i) {
+      for (std::size_t j = 0; j < static_cast<std::size_t>(length[i]); ++j) {
+        const std::size_t at = 32 * i + j;
+        padded[at] = static_cast<T>(random.uniform(-1, 1));
+        flag[at] = random.chance(0.8) ? 1 : 0;
+        weight[at] = flag[at] != 0 ? static_cast<T>(random.uniform(0.1, 2)) : T(0);
+        packed.push_back(padded[at]);
+        packed_flag.push_back(flag[at]);
+        packed_weight.push_back(weight[at]);
+      }
+      offset.push_back(offset.back() + length[i]);
+    }
+    enum class masked { by_nothing, by_flags, by_weights };
+    for (const masked by : {masked::by_nothing, masked::by_flags, masked::by_weights}) {
+      CAPTURE(static_cast<int>(by));
+      rlhf::mask_view<> of_padded, of_packed;
+      if (by == masked::by_flags) of_padded = {flag, shape}, of_packed = packed_flag;
+      if (by == masked::by_weights) of_padded = {weight, shape}, of_packed = packed_weight;
+      std::vector<row_of<T>> as_rows;
+      for (std::size_t i = 0; i < length.size(); ++i) {
+        row_of<T> row;
+        for (std::size_t at = 32 * i; at < 32 * i + static_cast<std::size_t>(length[i]); ++at) {
+          row.value.push_back(padded[at]);
+          row.weight.push_back(by == masked::by_nothing ? T(1)
+                               : by == masked::by_flags ? static_cast<T>(flag[at])
+                                                        : weight[at]);
+        }
+        as_rows.push_back(row);
+      }
+      const auto expected = documented_order(as_rows, by == masked::by_weights);
+      const auto in_rows = rlhf::masked_moments<T>(
+          {.value = {padded, shape}, .mask = of_padded, .layout = rlhf::lengths(length)});
+      const auto side_by_side = rlhf::masked_moments<T>(
+          {.value = packed, .mask = of_packed, .layout = rlhf::packed(offset)});
+      check_same<T>(in_rows, expected);
+      check_same<T>(side_by_side, expected);
+      CHECK(side_by_side.moments.count == in_rows.moments.count);
+    }
+  }
+}
+
 TEST_CASE_TEMPLATE("moment_reduce: equal numbers have no spread, wherever they lie", T, float,
                    double) {
   for (const double number : {0.1, -3.7, 1e-3, 123456.789, 0.0, -0.0})
@@ -282,6 +342,30 @@ TEST_CASE_TEMPLATE("moment_reduce: equal numbers have no spread, wherever they l
           CHECK(r.moments.m2 == 0);
           CHECK(r.min == static_cast<double>(x));
           CHECK(r.max == static_cast<double>(x));
+          CHECK(r.nonfinite == 0);
+        }
+      }
+}
+
+TEST_CASE_TEMPLATE("moment_reduce: equal numbers whose sum or squares overflow", T, float,
+                   double) {
+  const bool narrow = std::is_same_v<T, float>;
+  for (const double number : {narrow ? 3e38 : 1e308, narrow ? -3e38 : -1e308,
+                              narrow ? 1e25 : 1e200})
+    for (const std::size_t n : {2u, 16u, 40u, 3000u})
+      for (const std::size_t head : {0u, 5u, 200u}) {
+        const auto x = static_cast<T>(number);
+        std::vector<T> value(n + head, x), weight(n + head, T(2));
+        std::vector<std::uint8_t> flag(n + head, 1);
+        for (std::size_t k = 0; k < head; ++k) {
+          value[k] = static_cast<T>(not_a_number);
+          weight[k] = T(0);
+          flag[k] = 0;
+        }
+        for (const auto& r : {rlhf::masked_moments<T>({.value = value, .mask = flag}),
+                              rlhf::masked_moments<T>({.value = value, .mask = weight})}) {
+          CHECK(r.moments.mean == static_cast<double>(x));
+          CHECK(r.moments.m2 == 0);
           CHECK(r.nonfinite == 0);
         }
       }

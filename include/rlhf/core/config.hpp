@@ -23,6 +23,10 @@
 #error "Include rlhf's single header or headers of its folder include/, not both in one unit."
 #endif
 
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "rlhf reads the flags of a mask eight at a time and counts on a little-endian machine."
+#endif
+
 #if defined(__FAST_MATH__) || defined(_M_FP_FAST) || defined(__ASSOCIATIVE_MATH__) || \
     (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__ > 0)
 #if defined(RLHF_ALLOW_FAST_MATH)

@@ -29,24 +29,26 @@ namespace rlhf::inline RLHF_COMPUTE {
 ///
 /// What a kernel may say beside, for the host's sake; no bit depends on it:
 ///
-///     static constexpr int kept = n;    // it comes in two parts, operator() being one after the other:
-///     first(t); second(t);              // the first fills t.kept[n], every range and some sums, the
-///                                       // second reads t.kept and fills the others and every out
+///     static constexpr int kept = n;  // it comes in two parts, operator() being one after the
+///     first(t); second(t);            // other: the first fills t.kept[n], every range and some
+///                                     // sums, the second reads t.kept and fills the others and
+///                                     // every out
 ///     static constexpr bool early(int k);        // sum k is filled by first
 ///     static constexpr int first_inputs = m;     // leading inputs that first reads
-///     static constexpr bool silent(int k);       // sum k is ±0 for inputs of 0 only
+///     static constexpr bool silent(int k);  // sum k is ±0 for inputs of 0 and finite scales
 ///     static constexpr bool silent_outputs = b;  // so is every out
-///     static constexpr int rare_sum = k;  // sum k counts tokens and is 0 but where some
-///     rare(t);                            // range is_extreme(low, high); this fills it alone
+///     static constexpr int rare_sum = k;  // the plain_sum: it counts tokens and is 0 but where
+///     rare(t);                            // some range is_extreme(low, high); this fills it
+///                                         // alone and reads t.in alone
 ///
 /// A tile of tokens is then swept twice in the nearest cache, with registers for either half.
 ///
 /// `static constexpr bool whole(int k)`, where it has one, names sums that only add zeros and ones
 /// while no weights are given: no order of additions changes them, and a device takes any.
 ///
-/// Sums have one order that depends on row lengths alone: rows in groups of 64; a row starts at lane
-/// 0 of 16 and takes max(1, ceil(L / 16)) steps; lanes carry on from row to row, go to double every
-/// 64 steps and at the group's end; a binary tree over those, then over groups.
+/// Sums have one order that depends on row lengths alone: rows in groups of 64; a row starts at
+/// lane 0 of 16 and takes max(1, ceil(L / 16)) steps; lanes carry on from row to row, go to double
+/// every 64 steps and at the group's end; a binary tree over those, then over groups.
 template <class K, class Space>
 struct token_arguments;
 
@@ -83,7 +85,9 @@ struct row_scale {
 
 namespace detail {
 /// The extent of an array that may be empty.
-RLHF_HOST_DEVICE constexpr std::size_t at_least_one(int n) { return n > 0 ? static_cast<std::size_t>(n) : 1; }
+RLHF_HOST_DEVICE constexpr std::size_t at_least_one(int n) {
+  return n > 0 ? static_cast<std::size_t>(n) : 1;
+}
 template <class K>
 constexpr int kept_lanes() {
   if constexpr (requires { K::kept; })
@@ -114,8 +118,9 @@ struct token_lanes {
   V kept[detail::at_least_one(detail::kept_lanes<K>())];
 };
 
-/// Whether a sum is to be multiplied by the weights of a mask: not those that hold a factor `scale`,
-/// and not the one that counts tokens (static constexpr int plain_sum, where a kernel has one).
+/// Whether a sum is to be multiplied by the weights of a mask: not those that hold a factor
+/// `scale`, and not the one that counts tokens (static constexpr int plain_sum, where a kernel has
+/// one).
 template <class K>
 RLHF_HOST_DEVICE constexpr bool takes_weight(int k) {
   if constexpr (requires { K::plain_sum; })

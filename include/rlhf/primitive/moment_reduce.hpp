@@ -4,8 +4,8 @@
 
 namespace rlhf::inline RLHF_COMPUTE {
 
-/// A sibling of map_reduce for statistics: count, mean and sum of squared distances from the mean of
-/// one or more series, in one read of the tokens.
+/// A sibling of map_reduce for statistics: count, mean and sum of squared distances from the mean
+/// of one or more series, in one read of the tokens.
 ///
 ///     struct log_ratio {
 ///       using scalar_type = float;
@@ -21,8 +21,10 @@ namespace rlhf::inline RLHF_COMPUTE {
 /// binary tree over them. The tokens of a flush are measured from a number near them: the mean of
 /// what the lanes hold first, in the flush's first four steps. Where that is farther from the mean
 /// of the flush than one standard deviation, they are measured again from there, twice at most: a
-/// flush is 1,024 tokens, which stay in cache. Even and odd steps have sums of their own. Flushes
-/// merge in double, about the number that the first of them was measured from.
+/// flush is 1,024 tokens, which stay in cache. Where those steps have none, or a mean beyond all
+/// numbers, and the squares overflow, they are measured again from the first one counted. Even and
+/// odd steps have sums of their own. Flushes merge in double, about the number that the first of
+/// them was measured from.
 template <class K>
 struct moments_of {
   static constexpr int low = 3 * K::size;  ///< behind count, mean and m2 of each series

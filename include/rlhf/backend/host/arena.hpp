@@ -32,7 +32,11 @@ class arena {
 
  public:
   arena(const char* function, void* workspace, std::size_t bytes, bool dry)
-      : function_(function), base_(static_cast<std::byte*>(workspace)), capacity_(bytes), given_(bytes), dry_(dry) {
+      : function_(function),
+        base_(static_cast<std::byte*>(workspace)),
+        capacity_(bytes),
+        given_(bytes),
+        dry_(dry) {
     if (base_ != nullptr) {
       const std::size_t skew = (alignment - reinterpret_cast<std::uintptr_t>(base_)) % alignment;
       base_ += skew < capacity_ ? skew : capacity_;

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 
+#include "rlhf/backend/host/flag_word.hpp"
 #include "rlhf/primitive/count.hpp"
 
 namespace rlhf::inline RLHF_COMPUTE::detail {
@@ -22,13 +23,7 @@ RLHF_NOINLINE inline index count_flags(const std::uint8_t* flags, index n) {
     }
     for (int l = 0; l < 16; ++l) count += sum[l];
   }
-  for (; j + 8 <= n; j += 8) {
-    std::uint64_t word;
-    __builtin_memcpy(&word, flags + j, 8);
-    constexpr std::uint64_t low7 = 0x7f7f7f7f7f7f7f7fULL;
-    const std::uint64_t top = ((word & low7) + low7) | word;  // top bit of a byte: it is not 0
-    count += static_cast<index>(((top & ~low7) >> 7) * 0x0101010101010101ULL >> 56);
-  }
+  for (; j + 8 <= n; j += 8) count += flag_word::at(flags + j).count();
   for (; j < n; ++j) count += flags[j] != 0 ? 1 : 0;
   return count;
 }
@@ -53,16 +48,6 @@ RLHF_NOINLINE inline flags_seen look_at_flags(const std::uint8_t* flags, index n
   const two some = __builtin_bit_cast(two, any);
   const two lacks = __builtin_bit_cast(two, holes);
   return {(lacks[0] | lacks[1]) == 0, (some[0] | some[1]) != 0};
-}
-
-/// The last of n bytes that is not 0, plus one; 0 where there is none.
-inline index last_flag(const std::uint8_t* flags, index n) {
-  while (n > 0 && flags[n - 1] == 0) {
-    std::uint64_t word = 0;
-    if (n >= 8) __builtin_memcpy(&word, flags + n - 8, 8);
-    n -= n >= 8 && word == 0 ? 8 : 1;
-  }
-  return n;
 }
 
 /// token_domain::valid_length, with the flags of a row read eight at a time.

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "rlhf/math/pack.hpp"
@@ -67,7 +68,7 @@ class binary_tree {
 };
 
 /// The same tree for figures whose number is known at run time: sums, low ends, high ends, as in
-/// totals<K>. `level` is memory for levels() of them; after one push it begins with what was pushed.
+/// totals<K>. `level` is memory for levels() of them; after a push it begins with what was pushed.
 class figure_tree {
   double* level_;
   int sums_, ranges_;
@@ -112,6 +113,19 @@ class figure_tree {
   }
 };
 
+/// The tree over N lanes, in double: lane l takes l + N/2, then l + N/4, ..., l + 1.
+template <std::size_t N, class T>
+RLHF_INLINE double sum_lanes(const T* lane) {
+  if constexpr (N == 1) {
+    return static_cast<double>(lane[0]);
+  } else {
+    double half[N / 2];
+    for (std::size_t l = 0; l < N / 2; ++l)
+      half[l] = static_cast<double>(lane[l]) + static_cast<double>(lane[l + N / 2]);
+    return sum_lanes<N / 2>(half);
+  }
+}
+
 /// The 16 virtual lanes of one group, and what has left them for double precision.
 template <class T>
 class lane_sums {
@@ -132,14 +146,7 @@ class lane_sums {
 
   RLHF_NOINLINE void flush() {
     double* const to = flushed_.next();
-    for (int k = 0; k < sums_; ++k) {
-      const T* const lane = lanes_ + k * virtual_lanes;
-      double half[8], quarter[4];
-      for (int l = 0; l < 8; ++l)
-        half[l] = static_cast<double>(lane[l]) + static_cast<double>(lane[l + 8]);
-      for (int l = 0; l < 4; ++l) quarter[l] = half[l] + half[l + 4];
-      to[k] = (quarter[0] + quarter[2]) + (quarter[1] + quarter[3]);
-    }
+    for (int k = 0; k < sums_; ++k) to[k] = sum_lanes<virtual_lanes>(lanes_ + k * virtual_lanes);
     for (int k = 0; k < ranges_; ++k) {
       const T* const low = lanes_ + (sums_ + k) * virtual_lanes;
       const T* const high = low + ranges_ * virtual_lanes;

@@ -53,6 +53,15 @@ constexpr int rare_sum_of() {
     return -1;
 }
 
+/// Whether sum k, where there is one, weighs nothing under any mask.
+template <class K>
+constexpr bool weighs_nothing(int k) {
+  if constexpr (requires { K::plain_sum; })
+    return k < 0 || k == K::plain_sum;
+  else
+    return k < 0;
+}
+
 /// +0 where m is true, else x.
 template <class V>
 RLHF_INLINE V zero_where(const mask_of<V>& m, const V& x) {
@@ -99,12 +108,23 @@ struct kernel_sweep {
   static constexpr int high_at = K::sums + 1 + K::ranges;
   static constexpr int kept = kept_lanes<K>();
   static constexpr int rare_sum = rare_sum_of<K>();
+  static_assert(weighs_nothing<K>(rare_sum), "the rare sum counts tokens: it is the plain_sum");
   using kept_tile = T[at_least_one(kept)][static_cast<std::size_t>(tile_steps<T> * width)];
+
+  /// Whether masked tokens are selected away though the kernel is silent: 0 times a factor that is
+  /// not finite is not 0.
+  enum class silence { trusted, doubted };
+  static constexpr bool may_be_silent = [] {
+    bool some = has_silent_outputs<K>();
+    for (int k = 0; k < K::sums; ++k) some = some || is_silent<K>(k);
+    return some && K::scales > 0;
+  }();
 
   static constexpr bool fills(kernel_part part, int k) {
     if (k == rare_sum) return false;
     if constexpr (kept > 0)
-      return part == (K::early(k) ? kernel_part::first : kernel_part::second);
+      return part == kernel_part::all ||
+             part == (K::early(k) ? kernel_part::first : kernel_part::second);
     else
       return true;
   }
@@ -112,7 +132,8 @@ struct kernel_sweep {
   static constexpr bool watches(kernel_part part, int k) {
     if constexpr (kept > 0)
       return k < K::observed &&
-             part == (k < K::first_inputs ? kernel_part::first : kernel_part::second);
+             (part == kernel_part::all ||
+              part == (k < K::first_inputs ? kernel_part::first : kernel_part::second));
     else
       return k < K::observed;
   }
@@ -138,25 +159,39 @@ struct kernel_sweep {
     if constexpr (takes_flags<K>()) {
       if (masked == lanes_masked::no) return both<lanes_masked::no>(k, tile, from, steps, lanes);
       if (masked == lanes_masked::by_flags)
-        return both<lanes_masked::by_flags>(k, tile, from, steps, lanes);
+        return masking<lanes_masked::by_flags>(k, tile, from, steps, lanes);
     }
-    if constexpr (takes_weights<K>()) both<lanes_masked::by_weights>(k, tile, from, steps, lanes);
+    if constexpr (takes_weights<K>())
+      masking<lanes_masked::by_weights>(k, tile, from, steps, lanes);
+  }
+
+  template <lanes_masked M>
+  static void masking(const K& kernel, const token_tile<T>& tile, index from, index steps,
+                      T* lanes) {
+    if constexpr (may_be_silent) {
+      bool finite = true;
+      for (int k = 0; k < K::scales; ++k) finite = finite && math::is_finite(tile.scale[k]);
+      if (!finite) [[unlikely]]
+        return both<M, silence::doubted>(kernel, tile, from, steps, lanes);
+    }
+    both<M>(kernel, tile, from, steps, lanes);
   }
 
   /// Each pack position sweeps the tile on its own: fewer live accumulators, and the tile is in L1
   /// for the next sweep.
-  template <lanes_masked M>
+  template <lanes_masked M, silence S = silence::trusted>
   RLHF_NOINLINE static void both(const K& kernel, const token_tile<T>& tile, index from,
                                  index steps, T* lanes) {
     alignas(64) kept_tile hand_over;
     bool odd = false;
     for (int p = 0; p < packs; ++p) {
       const index at = from * virtual_lanes + p * width;
-      if constexpr (kept > 0) {
-        odd |= part<M, kernel_part::first>(kernel, tile, at, steps, lanes + p * width, hand_over);
-        odd |= part<M, kernel_part::second>(kernel, tile, at, steps, lanes + p * width, hand_over);
+      T* const to = lanes + p * width;
+      if constexpr (kept > 0 && S == silence::trusted) {
+        odd |= part<M, kernel_part::first, S>(kernel, tile, at, steps, to, hand_over);
+        odd |= part<M, kernel_part::second, S>(kernel, tile, at, steps, to, hand_over);
       } else {
-        odd |= part<M, kernel_part::all>(kernel, tile, at, steps, lanes + p * width, hand_over);
+        odd |= part<M, kernel_part::all, S>(kernel, tile, at, steps, to, hand_over);
       }
     }
     if (odd) [[unlikely]]
@@ -190,7 +225,7 @@ struct kernel_sweep {
   }
 
   /// True where the tile has something for recount.
-  template <lanes_masked M, kernel_part P>
+  template <lanes_masked M, kernel_part P, silence S>
   RLHF_INLINE static bool part(const K& shared_kernel, const token_tile<T>& shared_tile,
                                index begin, index steps, T* lanes, kept_tile& hand_over) {
     const K kernel = shared_kernel;
@@ -240,7 +275,7 @@ struct kernel_sweep {
           if (takes_weight<K>(k)) term = term * math::load<V>(tile.weights + at);
         math::detail::keep_rounding(term);  // its product is not fused, in no kind of sweep
         if constexpr (M != lanes_masked::no)
-          if (!is_silent<K>(k)) term = zero_where(ignored, term);
+          if (S == silence::doubted || !is_silent<K>(k)) term = zero_where(ignored, term);
         sum[k] = sum[k] + term;
       }
       if constexpr (P != kernel_part::second) {
@@ -257,7 +292,8 @@ struct kernel_sweep {
         for (int k = 0; k < K::outputs; ++k) {
           V value = t.out[k] + zero;  // never −0, so that masked and counted zeros agree
           if constexpr (M != lanes_masked::no)
-            if (!has_silent_outputs<K>()) value = zero_where(ignored, value);
+            if (S == silence::doubted || !has_silent_outputs<K>())
+              value = zero_where(ignored, value);
           math::store(tile.out[k] + at, value);
         }
       }

@@ -24,12 +24,9 @@ struct moment_totals {
   }
 };
 
-/// The tree over 16 lanes, in double: lane l takes l + 8, then l + 4, l + 2, l + 1.
+/// sum_lanes of 16 lanes in packs.
 template <class V>
 double tree_of_lanes(const V* packs) {
-  using T = scalar_of<V>;
-  constexpr int width = math::width<V>;
-  double wide[virtual_lanes];
 #if RLHF_PACK_BYTES == 32
   if constexpr (std::same_as<V, math::pack<float>>) {
     const math::pack<double> low = math::widen_low(packs[0]) + math::widen_low(packs[1]);
@@ -39,13 +36,10 @@ double tree_of_lanes(const V* packs) {
            (math::lane_at(x, 1) + math::lane_at(x, 3));
   }
 #endif
-  T lane[virtual_lanes];
-  for (int p = 0; p < static_cast<int>(virtual_lanes) / width; ++p)
-    math::store(lane + p * width, packs[p]);
-  for (index l = 0; l < virtual_lanes; ++l) wide[l] = static_cast<double>(lane[l]);
-  for (index half = virtual_lanes / 2; half > 0; half /= 2)
-    for (index l = 0; l < half; ++l) wide[l] += wide[l + half];
-  return wide[0];
+  scalar_of<V> lane[virtual_lanes];
+  for (int p = 0; p < static_cast<int>(virtual_lanes) / math::width<V>; ++p)
+    math::store(lane + p * math::width<V>, packs[p]);
+  return sum_lanes<virtual_lanes>(lane);
 }
 
 /// Collects the steps of one flush, where they lie, and measures them when it is full.
@@ -67,7 +61,7 @@ class moment_flush {
     lanes_masked masked;
     index first, steps;
   };
-  struct lane_sums {
+  struct sweep_sums {
     V sum[all_series][all_packs], square[all_series][all_packs];
     V low[all_series][all_packs], high[all_series][all_packs];
   };
@@ -131,7 +125,7 @@ class moment_flush {
   }
 
   template <lanes_masked M>
-  RLHF_INLINE void sweep_piece(const piece& c, const V* shift, lane_sums (&to)[2],
+  RLHF_INLINE void sweep_piece(const piece& c, const V* shift, sweep_sums (&to)[2],
                                V (&flagged)[all_packs]) const {
     for (int p = 0; p < packs; p += 2) {
       V weight[2] = {flagged[p], flagged[p + 1]};  // small integers: no order to keep
@@ -169,8 +163,8 @@ class moment_flush {
     }
   }
 
-  /// The mean of what the lanes hold first, in the first steps.
-  void guess(T* shift) const {
+  /// The mean of what the lanes hold first, in the first steps; false where they hold nothing.
+  bool guess(T* shift) const {
     V value[all_series][all_packs], weight[all_packs];
     mask_of<V> have[all_packs];
     const V zero = math::constant<V>(0), one = math::constant<V>(1);
@@ -208,10 +202,11 @@ class moment_flush {
     const double found = tree_of_lanes(weight);
     for (int k = 0; k < K::size; ++k)
       shift[k] = found > 0 ? static_cast<T>(tree_of_lanes(value[k]) / found) : T(0);
+    return found > 0;
   }
 
   /// The sum of weights, in double: it says how much the flush counts beside others.
-  double weigh() const {
+  RLHF_NOINLINE double weigh() const {
     double lane[virtual_lanes] = {};
     for (int c = 0; c < pieces_; ++c) {
       if (piece_[c].masked != lanes_masked::by_weights) continue;
@@ -219,37 +214,57 @@ class moment_flush {
         for (index l = 0; l < virtual_lanes; ++l)
           lane[l] += static_cast<double>(piece_[c].weights[s * virtual_lanes + l]);
     }
-    for (index half = virtual_lanes / 2; half > 0; half /= 2)
-      for (index l = 0; l < half; ++l) lane[l] += lane[l + half];
-    return lane[0];
+    return sum_lanes<virtual_lanes>(lane);
   }
 
-  /// Tokens with a NaN or an infinity among their inputs.
-  RLHF_NOINLINE double count_nonfinite() const {
-    double found = 0;
+  /// f(piece, token of it) for each counted token, one by one in order, while it returns true.
+  template <class F>
+  void each_counted(const F& f) const {
     for (int c = 0; c < pieces_; ++c) {
       const piece& a = piece_[c];
       for (index j = 0; j < a.steps * virtual_lanes; ++j) {
         if (a.masked == lanes_masked::by_flags && a.flags[j] == 0) continue;
         if (a.masked == lanes_masked::by_weights && !(a.weights[j] > T(0))) continue;
-        bool finite = true;
-        for (int k = 0; k < K::inputs; ++k) finite = finite && math::is_finite(a.in[k][j]);
-        found += finite ? 0 : 1;
+        if (!f(a, j)) return;
       }
     }
+  }
+
+  /// Tokens with a NaN or an infinity among their inputs.
+  RLHF_NOINLINE double count_nonfinite() const {
+    double found = 0;
+    each_counted([&](const piece& a, index j) {
+      bool finite = true;
+      for (int k = 0; k < K::inputs; ++k) finite = finite && math::is_finite(a.in[k][j]);
+      found += finite ? 0 : 1;
+      return true;
+    });
     return found;
   }
 
-  void flush() {
-    moment_totals<K> t;
+  /// Series k of the flush's first counted token.
+  T first_counted(int k) const {
+    using S = math::scalar_lane<T>;
+    S x[all_series] = {};
+    each_counted([&](const piece& a, index j) {
+      S in[all_inputs];
+      for (int i = 0; i < K::inputs; ++i) in[i] = math::constant<S>(a.in[i][j]);
+      kernel_(static_cast<const S*>(in), x);
+      return false;
+    });
+    return math::first(x[k]);
+  }
+
+  /// The figures of the flush, measured from `shift` on; false where squares are not finite.
+  RLHF_NOINLINE bool measure(const T* from, moment_totals<K>& t) const {
     T shift[all_series];
+    for (int k = 0; k < K::size; ++k) shift[k] = from[k];
     shifted_sums s[all_series];
-    guess(shift);
-    lane_sums lanes[2];
+    sweep_sums lanes[2];
     for (int sweep = 0; sweep < most_sweeps; ++sweep) {
       V about[all_series];
       for (int k = 0; k < K::size; ++k) about[k] = math::constant<V>(shift[k]);
-      for (lane_sums& l : lanes)
+      for (sweep_sums& l : lanes)
         for (int p = 0; p < packs; ++p) {
           for (int k = 0; k < K::size; ++k) {
             l.sum[k][p] = l.square[k][p] = math::constant<V>(0);
@@ -309,7 +324,27 @@ class moment_flush {
         }
       }
     }
-    if (!finite) t.nonfinite = count_nonfinite();
+    return finite;
+  }
+
+  /// What is to be done where squares are not finite.
+  RLHF_NOINLINE void measure_again(T* shift, bool guessed, moment_totals<K>& t) const {
+    bool blind = false;
+    for (int k = 0; k < K::size; ++k) {
+      if (guessed && math::is_finite(shift[k])) continue;
+      shift[k] = first_counted(k);
+      blind = true;
+    }
+    if (blind && measure(shift, t)) return;
+    t.nonfinite = count_nonfinite();
+  }
+
+  void flush() {
+    moment_totals<K> t;
+    T shift[all_series];
+    const bool guessed = guess(shift);
+    if (!measure(shift, t)) [[unlikely]]
+      measure_again(shift, guessed, t);
     flushed_.push(t);
     pieces_ = 0;
     filled_ = 0;
@@ -328,8 +363,10 @@ class moment_flush {
     const index begin = domain.begin(i), at = filled_ * virtual_lanes;
     const index whole = steps * virtual_lanes;
     piece c{{}, nullptr, nullptr, lanes_masked::no, filled_, steps};
-    bool beside = pieces_ > 0;  // whether it goes on where the last piece ends
     const piece* const last = piece_ + (pieces_ > 0 ? pieces_ - 1 : 0);
+    // Whether it goes on where the last piece ends, in steps as in memory: a row without a token is
+    // a step that no memory holds.
+    bool beside = pieces_ > 0 && last->first + last->steps == filled_;
     for (int k = 0; k < K::inputs; ++k) {
       const token_input<T>& x = a.in[k];
       const T* const first = x.data + i * x.per_row + begin * x.per_begin + from * x.stride;
@@ -387,11 +424,12 @@ template <class V, class K, class Space>
 moment_totals<K> moments_of_group(const K& kernel, const token_arguments<K, Space>& a, index row,
                                   index row_end, index first, index last) {
   moment_flush<V, K> flush(kernel);
+  const bool masked = a.domain.mask.kind() != mask_kind::none;
   const bool padded_flags =
       a.domain.kind != arrangement::packed && a.domain.mask.kind() == mask_kind::flag;
   index passed = 0;  // steps of earlier rows
   for (index i = row; i < row_end && passed < last; ++i) {
-    const index length = a.domain.valid_length(i);
+    const index length = masked ? last_counted(a.domain, i) : a.domain.length(i);
     const index steps = steps_of(length);
     const index from = first > passed ? first - passed : 0;
     const index to = last - passed < steps ? last - passed : steps;
@@ -402,9 +440,8 @@ moment_totals<K> moments_of_group(const K& kernel, const token_arguments<K, Spac
       continue;
     }
     // Slots behind the last valid one are masked by flags: they may fill its step.
-    const index there = padded_flags && steps * virtual_lanes <= a.domain.length(i)
-                            ? steps * virtual_lanes
-                            : length;
+    const index whole = steps * virtual_lanes;
+    const index there = padded_flags && whole <= a.domain.length(i) ? whole : length;
     for (index s = from; s < to;) {
       index n = flush.room() < to - s ? flush.room() : to - s;
       // A step that is not full goes alone, so that the full ones need no copy.

@@ -20,7 +20,7 @@ struct token_tile {
   const T* scale;
 };
 
-/// A kernel without its type, and what it works on: the walk below is compiled once for all of them.
+/// A kernel without its type, and what it works on: the walk below is compiled once for all.
 template <class T>
 struct token_work {
   const void* kernel;
@@ -204,9 +204,10 @@ class token_walk {
       // A row that fills its steps has the next one behind it.
       index length = last_counted(d, row);
       index end = row + 1;
-      for (index last = length;
-           last > 0 && last % virtual_lanes == 0 && last == d.length(end - 1) && end < row_end;
-           ++end) {
+      const auto filled = [&](index last) {
+        return last > 0 && last % virtual_lanes == 0 && last == d.length(end - 1);
+      };
+      for (index last = length; filled(last) && end < row_end; ++end) {
         last = last_counted(d, end);
         if (last == 0) break;
         length += last;

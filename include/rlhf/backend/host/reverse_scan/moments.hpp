@@ -5,7 +5,7 @@
 
 namespace rlhf::inline RLHF_COMPUTE::detail {
 
-/// The order of moments, the same on every machine. Rows stand in groups of 64. In a group a segment
+/// The order of moments, the same on every machine. Rows stand in groups of 64. There a segment
 /// ends with the row that fills it to 512 valid tokens; all of a segment has one shift and 8 lanes,
 /// by place in a block. A row of more than 4 tiles is cut behind each fourth and ends its segment:
 /// the pieces make a binary tree, the segments of a group another, and so do the groups.

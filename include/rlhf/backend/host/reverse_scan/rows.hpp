@@ -39,8 +39,8 @@ struct row_positions {
 template <int N>
 using group_tree = binary_tree<scan_sums<N>, 7>;
 
-/// The rows of one call, in segments. Rows of one tile are scanned several at a time, because a call
-/// of the scan costs more than a short row.
+/// The rows of one call, in segments. Rows of one tile are scanned several at a time: a call of the
+/// scan costs more than a short row.
 template <class V, class K, class Space>
 class row_scan {
   using T = typename K::scalar_type;
@@ -142,8 +142,8 @@ class row_scan {
       for (index i = first; i < last; ++i) sums.nonfinite += static_cast<double>(recount(i));
   }
 
-  // The pieces of a segment one by one, for rows without a mask: piece 0 ends with the first 4 tiles
-  // of the last row, each other one has 4 tiles of it.
+  // The pieces of a segment one by one, for rows without a mask: piece 0 ends with the first 4
+  // tiles of the last row, each other one has 4 tiles of it.
 
   /// What tile t of row i, counted from its end, gives to the one before it.
   tile_link link(index i, index t) {
@@ -248,7 +248,7 @@ class row_scan {
   RLHF_INLINE void add_row(index i) {
     const row r = open(i);
     const index length = a_.domain.length(i);
-    const index end = r.valid == nullptr ? length : after_last_flag(r.valid, length);
+    const index end = r.valid == nullptr ? length : last_flag(r.valid, length);
     if (end == 0) {
       clear(r, 0, r.slots);
       return;
@@ -289,7 +289,7 @@ class row_scan {
       carry = part_[0].carry;
       end = from;
       if (skip) {
-        const index next = after_last_flag(r.valid, end);
+        const index next = last_flag(r.valid, end);
         clear(r, next, end);
         end = next;
       }
@@ -361,11 +361,9 @@ class row_scan {
       const index stride = a_.in[k].stride;
       T* const buffer = in_buffer_[k] + used_;
       p.in[k] = r.in[k] == nullptr ? absent_[k] : buffer;
-      if (r.in[k] == nullptr && !blank) continue;
-      const T* const at = r.in[k] == nullptr ? nullptr : r.in[k] + from * stride;
-      if (at == nullptr)
-        continue;
-      else if (blank)
+      if (r.in[k] == nullptr) continue;
+      const T* const at = r.in[k] + from * stride;
+      if (blank)
         for (index j = 0; j < n; ++j) buffer[j] = p.counted[j] != 0 ? at[j * stride] : T(0);
       else if (stride == 1)
         p.in[k] = at;
@@ -462,7 +460,7 @@ class row_scan {
         for (int k = 0; k < K::outputs; ++k)
           if (r.out[k] != nullptr) spread_out(y[k], w, r.out[k] + at);
       };
-      // What is less than a word first: the word it is put with covers slots that are written later.
+      // What is less than a word first: the word it is put with covers slots that come later.
       const index rest = (o.end - o.from) % 8;
       if (rest > 0) put(flag_word::at(r.valid + o.from).first(rest), o.from);
       for (int k = 0; k < K::outputs; ++k) y[k] += p.count;

@@ -24,7 +24,7 @@ class segment_tree {
   scan_sums<N> finish() { return all_.finish(); }
 };
 
-/// How threads share the rows of a call. Units are groups of 64 rows where there are enough of them;
+/// How threads share the rows of a call. Units are groups of 64 rows where there are enough;
 /// else segments; else, where rows are few and long and have no mask, pieces of segments, with one
 /// pass more that finds what each piece hands on. Every way has the bits of one thread.
 template <class V, class K, class Space, class Exec>

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "rlhf/backend/host/lane_sums.hpp"
 #include "rlhf/backend/host/reverse_scan/block.hpp"
 #include "rlhf/backend/host/reverse_scan/compaction.hpp"
 #include "rlhf/backend/host/reverse_scan/moments.hpp"
@@ -151,9 +152,7 @@ class tile_scan {
   static double add_lanes(const block_of<D, wide>& x) {
     double lane[scan_block_tokens];
     for (int p = 0; p < wide; ++p) math::store(lane + p * math::width<D>, x[p]);
-    for (int half = 4; half > 0; half /= 2)
-      for (int l = 0; l < half; ++l) lane[l] += lane[l + half];
-    return lane[0];
+    return sum_lanes<scan_block_tokens>(lane);
   }
 
   /// The 8 steps at `at`, the m-th block from the part's end. Without outputs, only their link.
