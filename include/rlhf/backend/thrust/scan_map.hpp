@@ -3,6 +3,7 @@
 #include "rlhf/backend/host/reverse_scan/moments.hpp"
 #include "rlhf/backend/thrust/block_lanes.hpp"
 #include "rlhf/backend/thrust/lanes.hpp"
+#include "rlhf/math/single.hpp"
 #include "rlhf/primitive/reverse_scan.hpp"
 
 // How the rows of a scan are shared out among blocks of threads: what each takes is a segment of
