@@ -256,7 +256,7 @@ class moment_flush {
   }
 
   /// The figures of the flush, measured from `shift` on; false where squares are not finite.
-  RLHF_NOINLINE bool measure(const T* from, moment_totals<K>& t) const {
+  RLHF_INLINE bool measure(const T* from, moment_totals<K>& t) const {
     T shift[all_series];
     for (int k = 0; k < K::size; ++k) shift[k] = from[k];
     shifted_sums s[all_series];
