@@ -11,14 +11,22 @@
 
 namespace rlhf::inline RLHF_COMPUTE::detail {
 
-/// The tree over leaf(first) ... leaf(first + N - 1).
+/// The tree over leaf(from) ... leaf(from + N - 1). On a device it is a loop at each level: unrolled
+/// it takes more registers than there are.
 template <class M, int N, class F>
-RLHF_HOST_DEVICE RLHF_INLINE M tree_of_moments(const F& leaf, int first = 0) {
+RLHF_HOST_DEVICE RLHF_INLINE M tree_of_moments(const F& leaf, int from = 0) {
   if constexpr (N == 1) {
-    return leaf(first);
+    return leaf(from);
   } else {
-    const M a = tree_of_moments<M, N / 2>(leaf, first);
-    return M::merge(a, tree_of_moments<M, N / 2>(leaf, first + N / 2));
+    M all;
+#if defined(__CUDA_ARCH__)
+#pragma unroll 1
+#endif
+    for (int i = 0; i < N; i += N / 2) {
+      const M half = tree_of_moments<M, N / 2>(leaf, from + i);
+      all = i == 0 ? half : M::merge(all, half);
+    }
+    return all;
   }
 }
 
@@ -26,38 +34,48 @@ RLHF_HOST_DEVICE RLHF_INLINE M tree_of_moments(const F& leaf, int first = 0) {
 /// tokens changes no bit of what it merges with.
 template <class K>
 struct moment_row {
-  using M = series_moments<typename K::moments>;
   static constexpr int nonfinite = moments_of<K>::nonfinite;
   static constexpr int positions = nonfinite + 1, sequences = nonfinite + 2;
   static constexpr int bad_rows = nonfinite + 3;
 
   RLHF_HOST_DEVICE static constexpr int size() { return nonfinite + 4; }
-  RLHF_HOST_DEVICE static constexpr int parts() { return K::size + 4; }
+  /// The moments of each series, then one number after the other: a thread has few registers.
+  RLHF_HOST_DEVICE static constexpr int parts() { return size() - 2 * K::size; }
   template <class Team, class At>
   RLHF_HOST_DEVICE void fold(const Team& team, int part, const At& at, double* to) const {
     if (part < K::size) {
-      const M all = tree_of_moments<M, fold_fan>([&](int i) {
-        M x;
+      const auto all = tree_of_moments<merged, fold_fan>([&](int i) {
+        merged x;
         const double* const p = at(i);
         if (p != nullptr) {
           const double* const m = p + 3 * part;
           x.of = {team.fetch(m), team.fetch(m + 1), team.fetch(m + 2)};
-          x.low = team.fetch(p + 3 * K::size + part);
-          x.high = team.fetch(p + 4 * K::size + part);
         }
         return x;
       });
-      all.write(to, part, K::size);
+      double* const m = to + 3 * part;
+      m[0] = all.of.count, m[1] = all.of.mean, m[2] = all.of.m2;
       return;
     }
-    const int k = part - K::size + nonfinite;
-    double all = 0;  // of whole numbers
+    const int k = part + 2 * K::size;
+    const bool low = k < moments_of<K>::high, high = !low && k < nonfinite;
+    double all = low ? __builtin_inf() : high ? -__builtin_inf() : 0;  // sums are whole numbers
     for (int i = 0; i < fold_fan; ++i) {
       const double* const p = at(i);
-      if (p != nullptr) all += team.fetch(p + k);
+      if (p == nullptr) continue;
+      const double x = team.fetch(p + k);
+      all = low ? lower(all, x) : high ? higher(all, x) : all + x;
     }
     to[k] = all;
   }
+
+ private:
+  struct merged {
+    typename K::moments of = {};
+    RLHF_HOST_DEVICE static merged merge(const merged& a, const merged& b) {
+      return {a.of + b.of};
+    }
+  };
 };
 
 template <class K, class Space, class After = nothing>
@@ -71,7 +89,7 @@ struct moment_pass : unit_reader<K, Space> {
   using reader::a, reader::lanes, reader::map, reader::neighbours;
 
   static constexpr int threads = 256;
-  static constexpr unsigned least_blocks = sizeof(T) == sizeof(float) ? 4 : 3;
+  static constexpr unsigned least_blocks = 3;
   static constexpr int size = figures::size();
   static constexpr int steps = static_cast<int>(steps_per_flush);
   static constexpr int flush_tokens = steps * lanes;
@@ -319,7 +337,7 @@ struct moment_pass : unit_reader<K, Space> {
     T sum[2] = {T(0), T(0)}, square[2] = {T(0), T(0)};
     T low = static_cast<T>(__builtin_inf()), high = static_cast<T>(-__builtin_inf());
 #if defined(__CUDA_ARCH__)
-#pragma unroll 8
+#pragma unroll 4
 #endif
     for (int step = 0; step < steps; step += 2)
       RLHF_UNROLL
