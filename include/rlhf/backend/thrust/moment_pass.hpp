@@ -164,6 +164,11 @@ struct moment_pass : unit_reader<K, Space> {
     RLHF_HOST_DEVICE double operator()(double x, double y) const { return higher(x, y); }
   };
 
+  /// Reads what the team itself has written.
+  struct here {
+    RLHF_HOST_DEVICE double fetch(const double* p) const { return *p; }
+  };
+
   RLHF_HOST_DEVICE bool weighted() const {
     const mask_kind kind = a.domain.mask.kind();
     return kind == mask_kind::weight32 || kind == mask_kind::weight64;
@@ -374,15 +379,18 @@ struct moment_pass : unit_reader<K, Space> {
       double* const to_row = to.partial + unit * size;
       if (t == 0 && to.rank != nullptr)
         to.rank[unit] = s.nth == 0 || (s.nth > 0 && s.first < s.steps) ? s.nth : -1;
-      if (t < K::size) {
-        const M all = tree_of_moments<M, most_flushes>(
-            [&](int f) { return f < map.flushes ? M::read(s.flushed[f], t, K::size) : M(); });
-        all.write(to_row, t, K::size);
-      } else if (t < K::size + 2) {
+      constexpr int folded = 3 * K::size;  // parts: the series and their ranges
+      if (t < folded) {
+        static_assert(most_flushes == fold_fan);
+        figures().fold(
+            here(), t,
+            [&](int f) -> const double* { return f < map.flushes ? s.flushed[f] : nullptr; },
+            to_row);
+      } else if (t < folded + 2) {
         double sum = 0;
-        for (const double x : s.part[t - K::size]) sum += x;
-        to_row[figures::nonfinite + t - K::size] = sum;
-      } else if (t == K::size + 2) {
+        for (const double x : s.part[t - folded]) sum += x;
+        to_row[figures::nonfinite + t - folded] = sum;
+      } else if (t == folded + 2) {
         to_row[figures::sequences] = s.sequences;
         to_row[figures::bad_rows] = s.bad_rows;
       }
