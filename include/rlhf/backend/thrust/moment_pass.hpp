@@ -60,6 +60,9 @@ struct moment_row {
     const int k = part + 2 * K::size;
     const bool low = k < moments_of<K>::high, high = !low && k < nonfinite;
     double all = low ? __builtin_inf() : high ? -__builtin_inf() : 0;  // sums are whole numbers
+#if defined(__CUDA_ARCH__)
+#pragma unroll 1
+#endif
     for (int i = 0; i < fold_fan; ++i) {
       const double* const p = at(i);
       if (p == nullptr) continue;
@@ -342,7 +345,7 @@ struct moment_pass : unit_reader<K, Space> {
     T sum[2] = {T(0), T(0)}, square[2] = {T(0), T(0)};
     T low = static_cast<T>(__builtin_inf()), high = static_cast<T>(-__builtin_inf());
 #if defined(__CUDA_ARCH__)
-#pragma unroll 4
+#pragma unroll 2
 #endif
     for (int step = 0; step < steps; step += 2)
       RLHF_UNROLL
