@@ -129,7 +129,7 @@ enum class drawn { near_zero, far_from_zero, outlier_first, long_masked_head };
 /// Rows of numbers in every memory there is; what does not count is NaN.
 template <class T>
 struct batch {
-  index rows, columns;
+  rlhf::index rows, columns;
   std::vector<std::int32_t> length;
   std::vector<std::int64_t> offset{0};
   std::vector<T> padded, in_columns, packed, packed_weight;
@@ -137,7 +137,7 @@ struct batch {
   std::vector<T> weight;
   std::vector<row_of<T>> as_rows;
 
-  batch(index r, index c, drawn how, bool ragged, bool holes, bool weighted, std::uint64_t seed)
+  batch(rlhf::index r, rlhf::index c, drawn how, bool ragged, bool holes, bool weighted, std::uint64_t seed)
       : rows(r), columns(c) {
     random_numbers random(seed);
     const auto n = static_cast<std::size_t>(r * c);
@@ -145,11 +145,11 @@ struct batch {
     in_columns = padded;
     flag.assign(n, 0);
     weight.assign(n, T(0));
-    for (index i = 0; i < r; ++i) {
-      index m = ragged ? static_cast<index>(random.uniform(0, static_cast<double>(c) + 0.999)) : c;
+    for (rlhf::index i = 0; i < r; ++i) {
+      rlhf::index m = ragged ? static_cast<rlhf::index>(random.uniform(0, static_cast<double>(c) + 0.999)) : c;
       length.push_back(static_cast<std::int32_t>(m));
       row_of<T> row;
-      for (index j = 0; j < m; ++j) {
+      for (rlhf::index j = 0; j < m; ++j) {
         double x = random.uniform(-1, 1);
         if (how == drawn::far_from_zero) x += 1e4;
         if (how == drawn::outlier_first && j < 16) x += 300;
@@ -184,16 +184,16 @@ void check_same(const rlhf::masked_moments_result& r, const rlhf::moments& m) {
 }
 
 struct extent {
-  index rows, columns;
+  rlhf::index rows, columns;
 };
 
 }  // namespace
 
 TEST_CASE("moment_reduce: a mean a million times the spread costs no digits of the variance") {
-  const index rows = 40, columns = 1000;
+  const rlhf::index rows = 40, columns = 1000;
   random_numbers random(5);
   std::vector<double> x;
-  for (index k = 0; k < rows * columns; ++k) x.push_back(1e6 + random.uniform(-1, 1));
+  for (rlhf::index k = 0; k < rows * columns; ++k) x.push_back(1e6 + random.uniform(-1, 1));
   long double sum = 0, square = 0;  // of what is left when the large part is taken away exactly
   for (const double v : x) {
     const long double d = static_cast<long double>(v) - 1e6L;
@@ -228,7 +228,7 @@ TEST_CASE_TEMPLATE("moment_reduce: the documented order, bit by bit, in every me
             const rlhf::shape shape(e.rows, e.columns);
             const rlhf::view<const T> padded(b.padded.data(), shape);
             const rlhf::view<const T> columns(b.in_columns.data(), shape,
-                                              rlhf::shape(index{1}, e.rows));
+                                              rlhf::shape(rlhf::index{1}, e.rows));
             const thread_pool two{2};
             const auto run = [&](const rlhf::view<const T>& value, const rlhf::mask_view<>& mask,
                                  const rlhf::sequence_layout<>& layout) {
@@ -244,7 +244,7 @@ TEST_CASE_TEMPLATE("moment_reduce: the documented order, bit by bit, in every me
               const rlhf::mask_view<> mask(b.weight, shape);
               run(padded, mask, {});
               run(columns, mask, {});
-              run({b.packed.data(), rlhf::shape(static_cast<index>(b.packed.size()))},
+              run({b.packed.data(), rlhf::shape(static_cast<rlhf::index>(b.packed.size()))},
                   b.packed_weight, rlhf::packed(b.offset));
               continue;
             }
@@ -252,12 +252,12 @@ TEST_CASE_TEMPLATE("moment_reduce: the documented order, bit by bit, in every me
             run(padded, mask, {});
             run(columns, mask, {});
             run(padded, mask, rlhf::lengths(b.length));
-            run({b.packed.data(), rlhf::shape(static_cast<index>(b.packed.size()))}, b.packed_flag,
+            run({b.packed.data(), rlhf::shape(static_cast<rlhf::index>(b.packed.size()))}, b.packed_flag,
                 rlhf::packed(b.offset));
             if (holes) continue;
             run(padded, {}, rlhf::lengths(b.length));
             run(columns, {}, rlhf::lengths(b.length));
-            run({b.packed.data(), rlhf::shape(static_cast<index>(b.packed.size()))}, {},
+            run({b.packed.data(), rlhf::shape(static_cast<rlhf::index>(b.packed.size()))}, {},
                 rlhf::packed(b.offset));
             if (!ragged) run(padded, {}, {});
           }
@@ -273,11 +273,11 @@ TEST_CASE_TEMPLATE("moment_reduce: rows without a token, between packed rows of 
     if (round == 0) {
       length = {16, 0, 16, 16};
     } else {
-      for (index i = 0, rows = 2 + random.below(150); i < rows; ++i)
+      for (rlhf::index i = 0, rows = 2 + random.below(150); i < rows; ++i)
         length.push_back(static_cast<std::int32_t>(16 * random.below(3)));
     }
-    const auto rows = static_cast<index>(length.size());
-    const rlhf::shape shape(rows, index{32});
+    const auto rows = static_cast<rlhf::index>(length.size());
+    const rlhf::shape shape(rows, rlhf::index{32});
     std::vector<T> padded(static_cast<std::size_t>(32 * rows), static_cast<T>(not_a_number));
     std::vector<T> weight(padded.size(), T(0)), packed, packed_weight;
     std::vector<std::uint8_t> flag(padded.size(), 0), packed_flag;
@@ -325,8 +325,8 @@ TEST_CASE_TEMPLATE("moment_reduce: rows without a token, between packed rows of 
 TEST_CASE_TEMPLATE("moment_reduce: equal numbers have no spread, wherever they lie", T, float,
                    double) {
   for (const double number : {0.1, -3.7, 1e-3, 123456.789, 0.0, -0.0})
-    for (const index n : {index{1}, index{7}, index{16}, index{100}, index{1024}, index{5000}})
-      for (const index head : {index{0}, index{3}, index{200}}) {
+    for (const rlhf::index n : {rlhf::index{1}, rlhf::index{7}, rlhf::index{16}, rlhf::index{100}, rlhf::index{1024}, rlhf::index{5000}})
+      for (const rlhf::index head : {rlhf::index{0}, rlhf::index{3}, rlhf::index{200}}) {
         const auto x = static_cast<T>(number);
         std::vector<T> value(static_cast<std::size_t>(n + head), static_cast<T>(not_a_number));
         std::vector<std::uint8_t> flag(value.size(), 0);

@@ -124,7 +124,7 @@ TEST_CASE("pair_loss: any number of pairs has the same bits dense, strided and o
       weight[i] = i % 5 == 3 ? 0 : 1;
       if (weight[i] == 0) chosen[i] = wide[2 * i] = not_a_number;
     }
-    const auto count = static_cast<index>(n);
+    const auto count = static_cast<rlhf::index>(n);
     const thread_pool two{2};
     const auto run = [&](const rlhf::view<const double>& first,
                          const rlhf::output<double>& to_chosen,
@@ -136,8 +136,8 @@ TEST_CASE("pair_loss: any number of pairs has the same bits dense, strided and o
     };
     const auto a = run(chosen, dc, dr, rlhf::serial{});
     const auto b =
-        run({wide.data(), {count}, {index{2}}},
-            rlhf::view<double>(wide_dc.data(), {count}, {index{2}}), other_dr, rlhf::serial{});
+        run({wide.data(), {count}, {rlhf::index{2}}},
+            rlhf::view<double>(wide_dc.data(), {count}, {rlhf::index{2}}), other_dr, rlhf::serial{});
     const auto c = run(chosen, other_dc, other_dr, rlhf::parallel{two});
     for (const auto& r : {b, c}) {
       CHECK(r.loss == a.loss);
@@ -165,9 +165,9 @@ TEST_CASE(
     CHECK(x == numbers{1, 2, 3});
     return m;
   };
-  const rlhf::view<const double> odd(wide.data(), {index{3}}, {index{2}});
-  const rlhf::view<double> even(wide.data() + 1, {index{3}}, {index{2}});
-  const rlhf::view<double> into(wide.data() + 2, {index{2}}, {index{1}});
+  const rlhf::view<const double> odd(wide.data(), {rlhf::index{3}}, {rlhf::index{2}});
+  const rlhf::view<double> even(wide.data() + 1, {rlhf::index{3}}, {rlhf::index{2}});
+  const rlhf::view<double> into(wide.data() + 2, {rlhf::index{2}}, {rlhf::index{1}});
   CHECK(broken({.chosen_score = x, .rejected_score = odd}, {.d_chosen_score = even}).empty());
   CHECK(broken({.chosen_score = odd, .rejected_score = y}, {.d_chosen_score = d, .pair_loss = d})
             .find("pair_loss: pair_loss: expected memory of its own, but it overlaps "
@@ -183,12 +183,12 @@ TEST_CASE(
         std::string::npos);
   CHECK(broken({.chosen_score = x,
                 .rejected_score =
-                    rlhf::view<const double>(static_cast<const double*>(nullptr), {index{3}})},
+                    rlhf::view<const double>(static_cast<const double*>(nullptr), {rlhf::index{3}})},
                {})
             .find("its pointer is null") != std::string::npos);
-  const rlhf::view<double> one_place(d.data(), {index{3}}, {index{0}});
+  const rlhf::view<double> one_place(d.data(), {rlhf::index{3}}, {rlhf::index{0}});
   CHECK(broken({.chosen_score = x, .rejected_score = y}, {.d_chosen_score = one_place})
             .find("its own place") != std::string::npos);
-  const rlhf::view<const double> none(static_cast<const double*>(nullptr), {index{0}});
+  const rlhf::view<const double> none(static_cast<const double*>(nullptr), {rlhf::index{0}});
   CHECK(broken({.chosen_score = none, .rejected_score = none}, {}).empty());
 }

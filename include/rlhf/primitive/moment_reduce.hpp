@@ -56,8 +56,23 @@ struct shifted_sums {
   }
 };
 
-/// What is known of one series; it merges. The mean is kept as its distance from a shift near it, so
-/// that a mean that is large beside the spread costs no digits of m2.
+/// Moments of x − shift. Kept so, a mean that is large beside the spread costs no digits of m2.
+template <class M>
+struct shifted_moments {
+  M of = {};
+  double shift = 0;
+
+  RLHF_HOST_DEVICE static shifted_moments merge(const shifted_moments& a,
+                                                const shifted_moments& b) {
+    if (!(a.of.count > 0)) return b;
+    if (!(b.of.count > 0)) return a;
+    M moved = b.of;
+    moved.mean = (b.shift - a.shift) + moved.mean;
+    return {a.of + moved, a.shift};
+  }
+};
+
+/// What is known of one series; it merges.
 template <class M>
 struct series_moments {
   M of = {};  // of x − shift
@@ -66,17 +81,8 @@ struct series_moments {
   double high = -__builtin_inf();
 
   RLHF_HOST_DEVICE static series_moments merge(const series_moments& a, const series_moments& b) {
-    series_moments r = a;
-    if (!(a.of.count > 0)) {
-      r = b;
-    } else if (b.of.count > 0) {
-      M moved = b.of;
-      moved.mean = (b.shift - a.shift) + moved.mean;
-      r.of = a.of + moved;
-    }
-    r.low = a.low < b.low ? a.low : b.low;
-    r.high = a.high > b.high ? a.high : b.high;
-    return r;
+    const auto all = shifted_moments<M>::merge({a.of, a.shift}, {b.of, b.shift});
+    return {all.of, all.shift, a.low < b.low ? a.low : b.low, a.high > b.high ? a.high : b.high};
   }
   /// Series k of `series`, in a row of figures as moments_of says; at(i) is number i of the row.
   template <class At>

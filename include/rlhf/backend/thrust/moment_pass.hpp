@@ -11,14 +11,22 @@
 
 namespace rlhf::inline RLHF_COMPUTE::detail {
 
-/// The tree over leaf(first) ... leaf(first + N - 1).
+/// The tree over leaf(from) ... leaf(from + N - 1). On a device it is a loop at each level: unrolled
+/// it takes more registers than there are.
 template <class M, int N, class F>
-RLHF_HOST_DEVICE RLHF_INLINE M tree_of_moments(const F& leaf, int first = 0) {
+RLHF_HOST_DEVICE RLHF_INLINE M tree_of_moments(const F& leaf, int from = 0) {
   if constexpr (N == 1) {
-    return leaf(first);
+    return leaf(from);
   } else {
-    const M a = tree_of_moments<M, N / 2>(leaf, first);
-    return M::merge(a, tree_of_moments<M, N / 2>(leaf, first + N / 2));
+    M all;
+#if defined(__CUDA_ARCH__)
+#pragma unroll 1
+#endif
+    for (int i = 0; i < N; i += N / 2) {
+      const M half = tree_of_moments<M, N / 2>(leaf, from + i);
+      all = i == 0 ? half : M::merge(all, half);
+    }
+    return all;
   }
 }
 
@@ -26,36 +34,49 @@ RLHF_HOST_DEVICE RLHF_INLINE M tree_of_moments(const F& leaf, int first = 0) {
 /// tokens changes no bit of what it merges with.
 template <class K>
 struct moment_row {
-  using M = series_moments<typename K::moments>;
+  using merged = shifted_moments<typename K::moments>;
   static constexpr int nonfinite = moments_of<K>::nonfinite;
   static constexpr int positions = moments_of<K>::size, sequences = positions + 1;
   static constexpr int bad_rows = positions + 2;
 
   RLHF_HOST_DEVICE static constexpr int size() { return positions + 3; }
-  RLHF_HOST_DEVICE static constexpr int parts() { return K::size + 4; }
-  /// Where a part that is no series stands.
+  /// The moments of each series, then one number after the other: a thread has few registers.
+  RLHF_HOST_DEVICE static constexpr int parts() { return 3 * K::size + 4; }
+  /// Where a part that is no moments stands: ranges, non-finite, positions, sequences, bad rows.
   RLHF_HOST_DEVICE static constexpr int place(int part) {
-    return part == K::size ? nonfinite : positions + part - K::size - 1;
+    return part <= 3 * K::size ? part + 2 * K::size : positions + part - 3 * K::size - 1;
   }
   template <class Team, class At>
   RLHF_HOST_DEVICE void fold(const Team& team, int part, const At& at, double* to) const {
     if (part < K::size) {
-      const M all = tree_of_moments<M, fold_fan>([&](int i) {
-        M x;
+      const auto all = tree_of_moments<merged, fold_fan>([&](int i) {
+        merged x;
         const double* const p = at(i);
         if (p != nullptr) {
-          x = M::read([&](int k) { return team.fetch(p + k); }, part, K::size);
+          const double* const m = p + 3 * part;
+          const double* const beyond = p + nonfinite + 1;
+          x.of = {team.fetch(m), team.fetch(beyond + K::size + part), team.fetch(m + 2)};
+          x.shift = team.fetch(beyond + part);
         }
         return x;
       });
-      all.write(to, part, K::size);
+      double* const m = to + 3 * part;
+      double* const beyond = to + nonfinite + 1;
+      m[0] = all.of.count, m[1] = all.shift + all.of.mean, m[2] = all.of.m2;
+      beyond[part] = all.shift, beyond[K::size + part] = all.of.mean;
       return;
     }
     const int k = place(part);
-    double all = 0;  // of whole numbers
+    const bool low = part < 2 * K::size, high = !low && part < 3 * K::size;
+    double all = low ? __builtin_inf() : high ? -__builtin_inf() : 0;  // sums are whole numbers
+#if defined(__CUDA_ARCH__)
+#pragma unroll 1
+#endif
     for (int i = 0; i < fold_fan; ++i) {
       const double* const p = at(i);
-      if (p != nullptr) all += team.fetch(p + k);
+      if (p == nullptr) continue;
+      const double x = team.fetch(p + k);
+      all = low ? lower(all, x) : high ? higher(all, x) : all + x;
     }
     to[k] = all;
   }
@@ -72,7 +93,7 @@ struct moment_pass : unit_reader<K, Space> {
   using reader::a, reader::lanes, reader::map, reader::neighbours;
 
   static constexpr int threads = 256;
-  static constexpr unsigned least_blocks = sizeof(T) == sizeof(float) ? 4 : 3;
+  static constexpr unsigned least_blocks = 3;
   static constexpr int size = figures::size();
   static constexpr int steps = static_cast<int>(steps_per_flush);
   static constexpr int flush_tokens = steps * lanes;
@@ -145,6 +166,11 @@ struct moment_pass : unit_reader<K, Space> {
   };
   struct largest {
     RLHF_HOST_DEVICE double operator()(double x, double y) const { return higher(x, y); }
+  };
+
+  /// Reads what the team itself has written.
+  struct here {
+    RLHF_HOST_DEVICE double fetch(const double* p) const { return *p; }
   };
 
   RLHF_HOST_DEVICE bool weighted() const {
@@ -321,7 +347,7 @@ struct moment_pass : unit_reader<K, Space> {
     T sum[2] = {T(0), T(0)}, square[2] = {T(0), T(0)};
     T low = static_cast<T>(__builtin_inf()), high = static_cast<T>(-__builtin_inf());
 #if defined(__CUDA_ARCH__)
-#pragma unroll 8
+#pragma unroll 2
 #endif
     for (int step = 0; step < steps; step += 2)
       RLHF_UNROLL
@@ -358,15 +384,18 @@ struct moment_pass : unit_reader<K, Space> {
       double* const to_row = to.partial + unit * size;
       if (t == 0 && to.rank != nullptr)
         to.rank[unit] = s.nth == 0 || (s.nth > 0 && s.first < s.steps) ? s.nth : -1;
-      if (t < K::size) {
-        const M all = tree_of_moments<M, most_flushes>(
-            [&](int f) { return f < map.flushes ? M::read(s.flushed[f], t, K::size) : M(); });
-        all.write(to_row, t, K::size);
-      } else if (t < K::size + 2) {
+      constexpr int folded = 3 * K::size;  // parts: the series and their ranges
+      if (t < folded) {
+        static_assert(most_flushes == fold_fan);
+        figures().fold(
+            here(), t,
+            [&](int f) -> const double* { return f < map.flushes ? s.flushed[f] : nullptr; },
+            to_row);
+      } else if (t < folded + 2) {
         double sum = 0;
-        for (const double x : s.part[t - K::size]) sum += x;
+        for (const double x : s.part[t - folded]) sum += x;
         to_row[figures::place(t)] = sum;
-      } else if (t == K::size + 2) {
+      } else if (t == folded + 2) {
         to_row[figures::sequences] = s.sequences;
         to_row[figures::bad_rows] = s.bad_rows;
       }
