@@ -63,9 +63,8 @@ if(rlhf_thrust_cu)
   find_program(RLHF_AWK awk)
   mark_as_advanced(RLHF_AWK)
   if(RLHF_AWK)
-    add_test(NAME cuda.spills COMMAND
-      find "${CMAKE_CURRENT_BINARY_DIR}/CMakeFiles/rlhf_test_cuda.dir" -name "*.o.log"
-        -exec "${RLHF_AWK}" -f "${PROJECT_SOURCE_DIR}/cmake/check_spills.awk" {} +)
+    add_test(NAME cuda.spills COMMAND sh "${PROJECT_SOURCE_DIR}/cmake/check_spills.sh"
+             "${CMAKE_CURRENT_BINARY_DIR}/CMakeFiles/rlhf_test_cuda.dir")
   else()
     rlhf_skip("the check of CUDA kernels for spills" "awk was not found")
   endif()

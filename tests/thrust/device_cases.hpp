@@ -1,5 +1,6 @@
 #pragma once
 
+#include "rlhf/advantage/discounted_returns.hpp"
 #include "rlhf/distribution/token_log_prob.hpp"
 #include "rlhf/policy/clipped_surrogate.hpp"
 #include "tests/thrust/batch.hpp"
@@ -90,6 +91,21 @@ TEST_CASE("device: weights that are no weights, and a forgotten count") {
   CHECK(refusal_of(batch.call({}, {}, rlhf::aggregation::token_mean(0))) ==
         "clipped_surrogate_loss: over: expected a count > 0, because tokens count");
   CHECK(refusal_of(batch.call({})) == "");
+}
+
+TEST_CASE("device: a scan over offsets that do not fit comes back, and get() says so") {
+  // The third group of rows plans its slots in the middle of the first row's pieces.
+  const index rows = 192, tokens = 40000;
+  std::vector<std::int64_t> offsets(static_cast<std::size_t>(rows) + 1, tokens);
+  offsets[0] = 0;
+  for (std::size_t k = 128; k < offsets.size(); ++k) offsets[k] = 0;
+  const thrust::device_vector<std::int64_t> offset(offsets);
+  device_place place;
+  thrust::device_vector<float> reward(static_cast<std::size_t>(tokens), 1.0f), returns(reward);
+  const auto pending = rlhf::discounted_returns<float>(
+      {.reward = {reward.data(), rlhf::shape(tokens)}, .layout = rlhf::packed(offset)},
+      {.returns = {returns.data(), rlhf::shape(tokens)}}, {.gamma = 0.99}, place.exec);
+  CHECK(refusal_of(pending).substr(0, 41) == "discounted_returns: layout: packed(cu_seq");
 }
 
 TEST_CASE("device: a label that is no class reads nothing, and get() says so") {

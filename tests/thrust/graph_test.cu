@@ -194,6 +194,7 @@ TEST_CASE("cuda: a loss over lengths with a known normaliser is one kernel of a 
 }
 
 TEST_CASE("cuda: calls return while the stream is busy, and take no memory") {
+  if (is_left_out(5000)) return;  // a watching tool may wait and allocate by itself
   own_stream stream;
   ppo_step step;
   step.fill(5, stream.handle);

@@ -92,7 +92,7 @@ struct device_place {
   device_executor exec;
 
   explicit device_place(std::size_t bytes = std::size_t{1} << 24)
-      : memory(bytes), exec(device_executor_on(memory)) {}
+      : memory(bytes, 0xff), exec(device_executor_on(memory)) {}  // what no one wrote is NaN
 
   template <class P>
   static auto get(const P& pending) {
@@ -151,14 +151,22 @@ inline bool same_bits(double a, double b) {
   return (a != a && b != b) || std::memcmp(&a, &b, sizeof a) == 0;
 }
 
+/// The largest of some numbers on either side: what rounding is measured by.
+inline double scale_around(const trace& x, std::size_t at) {
+  constexpr std::size_t reach = 16;
+  double scale = 0;
+  for (std::size_t k = at > reach ? at - reach : 0; k < x.size() && k <= at + reach; ++k)
+    if (std::isfinite(x[k]) && std::fabs(x[k]) > scale) scale = std::fabs(x[k]);
+  return scale;
+}
+
 /// Where the traces differ first; empty where they do not. `tolerance` 0 asks for the same bits.
 inline std::string difference(const trace& a, const trace& b, double tolerance) {
   if (a.size() != b.size())
     return "sizes " + std::to_string(a.size()) + ", " + std::to_string(b.size());
   for (std::size_t k = 0; k < a.size(); ++k) {
     if (same_bits(a[k], b[k])) continue;
-    const double scale = std::fabs(a[k]) > 1 ? std::fabs(a[k]) : 1;
-    if (tolerance > 0 && std::fabs(a[k] - b[k]) <= tolerance * scale) continue;
+    if (tolerance > 0 && std::fabs(a[k] - b[k]) <= tolerance * scale_around(a, k)) continue;
     return "number " + std::to_string(k) + " of " + std::to_string(a.size()) + ": " +
            std::to_string(a[k]) + " and " + std::to_string(b[k]) + ", apart by " +
            std::to_string((a[k] - b[k]) * 1e9) + "e-9";

@@ -148,6 +148,14 @@ struct scan_pass {
       slot = *ticket;
     }
     const scan_slot s = map.at(slot);
+    // What no later piece waits for is known too: offsets that are no offsets may leave a piece of a
+    // row behind a slot that is none, and it must not wait for ever.
+    if (shares_rows() && s.piece + 1 >= s.pieces)
+      block.each([&](int t) {
+        if (t != 0) return;
+        board.first_x[slot] = 0;
+        Block::publish(board.state + slot, scan_board::known);
+      });
     if (s.first == s.last) {
       block.each([&](int t) {
         if (t == 0) partial[slot] = {};
