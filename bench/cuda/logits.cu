@@ -31,6 +31,7 @@ struct logit_set {
 template <class L>
 struct forward_set : logit_set<L> {
   static constexpr double bytes = sizeof(L);
+  static constexpr bool reads_only = true;
   forward_set(index r, index v, std::uint32_t seed) : logit_set<L>(r, v, false, seed) {}
   template <class Exec>
   void call(const Exec& exec) const {
@@ -47,6 +48,7 @@ struct forward_set : logit_set<L> {
 template <class L>
 struct gradient_set : logit_set<L> {
   static constexpr double bytes = 2 * sizeof(L);
+  static constexpr bool reads_only = false;
   gradient_set(index r, index v, std::uint32_t seed) : logit_set<L>(r, v, true, seed) {}
   template <class Exec>
   void call(const Exec& exec) const {
@@ -66,14 +68,13 @@ void add(table& to, const char* name, index rows, index classes, double goal, do
           .items = static_cast<double>(rows * classes),
           .bytes_per_item = Set::bytes,
           .goal = goal,
-          .goal_us = goal_us},
+          .goal_us = goal_us,
+          .reads_only = Set::reads_only},
          [=](std::uint32_t seed) { return std::make_shared<Set>(rows, classes, seed); });
 }
 
 }  // namespace
 
-// The forward pass reads only: its goal, 0.92 of the bandwidth of reads, is stated against a copy
-// that moves as many bytes.
 void logits(table& to) {
   using rlhf::bfloat16;
   add<forward_set<bfloat16>>(to, "token_log_prob, entropy, bf16", 8192, 32000, 0.92);

@@ -79,6 +79,17 @@ __global__ void copy_wide(uint4* to, const uint4* from, index n) {
     to[k] = from[k];
 }
 
+/// Reads everything; what it writes, it writes for one sum in 2^32.
+__global__ void read_wide(unsigned* to, const uint4* from, index n) {
+  const index stride = static_cast<index>(gridDim.x) * blockDim.x;
+  unsigned sum = 0;
+  for (index k = static_cast<index>(blockIdx.x) * blockDim.x + threadIdx.x; k < n; k += stride) {
+    const uint4 x = from[k];
+    sum += x.x ^ x.y ^ x.z ^ x.w;
+  }
+  if (sum == 0x9e3779b9u) *to = sum;
+}
+
 class events {
   cudaEvent_t begin_, end_;
 
@@ -181,6 +192,22 @@ double copy_microseconds(cudaStream_t stream, double bytes, int sets, int rounds
   return best;
 }
 
+/// Reads of `bytes`, cold like the calls.
+double read_microseconds(cudaStream_t stream, double bytes, int sets, int rounds) {
+  const auto each = static_cast<index>(bytes) / 16 * 16;
+  if (each == 0) return 0;
+  const array<char> from(each * sets);
+  const array<unsigned> to(1);
+  check(cudaMemsetAsync(from.data(), 1, static_cast<std::size_t>(from.size()), stream), "memset");
+  const int calls = std::max(sets, 20);
+  const graph g(stream, [&] {
+    for (int k = 0; k < calls; ++k)
+      read_wide<<<blocks_for(each / 16), threads, 0, stream>>>(
+          to.data(), reinterpret_cast<const uint4*>(from.data() + k % sets * each), each / 16);
+  });
+  return timed(g, stream, calls, rounds);
+}
+
 }  // namespace
 
 void fill_uniform(float* to, index n, float low, float high, std::uint32_t seed) {
@@ -201,7 +228,7 @@ void fill_labels(std::int32_t* to, index n, std::int32_t classes, std::uint32_t 
 
 int table::sets_for(double bytes) {
   const double sets = std::ceil(2.2 * cache_bytes() / std::max(bytes, 1.0));
-  return static_cast<int>(std::clamp(sets + 1, 2.0, 64.0));
+  return static_cast<int>(std::clamp(sets + 1, 2.0, 512.0));
 }
 
 void table::measure(line about, int sets, const operation& op) {
@@ -238,7 +265,9 @@ void table::measure(line about, int sets, const operation& op) {
       single.push_back(clock.time(stream, [&] { call(k % sets); }));
     }
     about.single_us = median(single);
-    about.copy_us = copy_microseconds(stream, about.items * about.bytes_per_item, sets, rounds);
+    const double moved = about.items * about.bytes_per_item;
+    about.copy_us = about.reads_only ? read_microseconds(stream, moved, sets, rounds)
+                                     : copy_microseconds(stream, moved, sets, rounds);
   }
   check(cudaStreamDestroy(stream), "cudaStreamDestroy");
   std::printf("%-34s %-14s %9.2f %9.2f %9.2f %9.2f %8.3f %8s %5d\n", about.operation.c_str(),

@@ -2,9 +2,20 @@
 . "$root/cmake/dev/suite.sh"
 . "$root/cmake/dev/build_bench.sh"
 
+# Everything ends within ten minutes: what hangs is stopped, and what has no time left is named.
+ends=$(($(date +%s) + 585))
+in_time() {  # SECONDS COMMAND...: at most so many, and no more than are left
+  seconds=$1
+  shift
+  left=$((ends - $(date +%s)))
+  [ "$left" -gt "$seconds" ] || seconds=$left
+  [ "$seconds" -gt 0 ] || { say "no time is left for $1"; return 1; }
+  timeout -k 5 "$seconds" "$@"
+}
+
 # sanitize TOOL: one of compute-sanitizer's tools over the CUDA tests, at sizes made for it.
 sanitize() {
-  if RLHF_REDUCED_TESTS=1 timeout 150 compute-sanitizer --tool "$@" --error-exitcode 1 \
+  if RLHF_REDUCED_TESTS=1 in_time 100 compute-sanitizer --tool "$@" --error-exitcode 1 \
     "$build/cuda/tests/rlhf_test_cuda" --no-path-filenames=true \
     >"$build/cuda/$1.log" 2>&1; then
     say "passed: compute-sanitizer $1"
@@ -32,13 +43,21 @@ has cmake && has c++ || die "please install CMake 3.25 and a C++ compiler"
 [ -n "$headers" ] || need_compiler doctest-dev nlohmann-json3-dev
 mkdir -p "$build"
 : >"$skips"
-limit=300
+limit=120
 nvidia-smi -L
+export CUDA_DEVICE_ORDER=PCI_BUS_ID  # nvidia-smi's first is CUDA's first
 capability=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -n 1 | tr -d '. ')
 if has ninja; then generator=Ninja; else generator='Unix Makefiles'; fi
 export CMAKE_BUILD_PARALLEL_LEVEL="$jobs"
 test_preset cuda all -G "$generator" "-DCMAKE_CUDA_ARCHITECTURES=$capability" \
   "-DRLHF_HEADERS=$headers" -DRLHF_BUILD_BENCH=ON
+if cmake --build "$build/cuda" --target rlhf_bench_cuda; then
+  # shellcheck disable=SC2086
+  in_time 240 "$build/cuda/bench/cuda/rlhf_bench_cuda" $quick --json "$json" --commit "$(commit)" &&
+    say "$json" || broken=$((broken + 1))
+else
+  broken=$((broken + 1))
+fi
 if ! has compute-sanitizer; then
   skip "compute-sanitizer (not found)"
 elif [ -x "$build/cuda/tests/rlhf_test_cuda" ]; then
@@ -46,12 +65,5 @@ elif [ -x "$build/cuda/tests/rlhf_test_cuda" ]; then
   sanitize racecheck
   sanitize initcheck
   sanitize synccheck
-fi
-if cmake --build "$build/cuda" --target rlhf_bench_cuda; then
-  # shellcheck disable=SC2086
-  "$build/cuda/bench/cuda/rlhf_bench_cuda" $quick --json "$json" --commit "$(commit)" &&
-    say "$json" || broken=$((broken + 1))
-else
-  broken=$((broken + 1))
 fi
 finish
