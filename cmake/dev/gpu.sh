@@ -50,6 +50,7 @@ capability=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -n 
 if has ninja; then generator=Ninja; else generator='Unix Makefiles'; fi
 export CMAKE_BUILD_PARALLEL_LEVEL="$jobs"
 test_preset cuda all -G "$generator" "-DCMAKE_CUDA_ARCHITECTURES=$capability" \
+  "-DRLHF_CUDA_CHIPS=$capability" \
   "-DRLHF_HEADERS=$headers" -DRLHF_BUILD_BENCH=ON
 if cmake --build "$build/cuda" --target rlhf_bench_cuda; then
   # shellcheck disable=SC2086

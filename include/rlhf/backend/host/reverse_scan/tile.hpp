@@ -294,13 +294,14 @@ class tile_scan {
         const index first = at - scan_block_tokens;
         unrolled<outputs>([&](auto k) __attribute__((always_inline)) {
           values y = load(s->out[k] + first);
-          if constexpr (Masked)
+          block_of<D, wide> d;  // not behind the branch, where nvcc 13 does not see it
+          if constexpr (Masked) {
             for (int p = 0; p < packs; ++p) {
               const auto valid = math::load_flags<V>(s->counted + first + p * width);
               math::store(s->out[k] + first + p * width, math::select(valid, y[p], zero));
               y[p] = math::select(valid, y[p], unmoved[k]);
             }
-          block_of<D, wide> d;
+          }
           widen(y, d);
           for (int p = 0; p < wide; ++p) {
             d[p] = d[p] - shift[k];
