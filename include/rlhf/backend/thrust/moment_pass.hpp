@@ -93,7 +93,7 @@ struct moment_pass : unit_reader<K, Space> {
   using reader::a, reader::lanes, reader::map, reader::neighbours;
 
   static constexpr int threads = 256;
-  static constexpr unsigned least_blocks = 3;
+  static constexpr unsigned least_blocks = 2;
   static constexpr int size = figures::size();
   static constexpr int steps = static_cast<int>(steps_per_flush);
   static constexpr int flush_tokens = steps * lanes;

@@ -127,7 +127,7 @@ struct scan_pass {
   static_assert(outputs <= 4, "threads of a block are set aside for the moments of 4 outputs");
 
   static constexpr int launch_threads = threads;
-  static constexpr int launch_blocks = sizeof(T) == sizeof(float) ? (K::flags > 0 ? 5 : 7) : 4;
+  static constexpr int launch_blocks = sizeof(T) == sizeof(float) ? 5 : 4;
 
   K kernel;
   scan_arguments<K, Space> a;
