@@ -8,7 +8,8 @@
 
 #if defined(__CUDACC__)
 #include <cuda_pipeline.h>
-#include <cuda_runtime_api.h>
+
+#include "rlhf/backend/thrust/launch.hpp"
 #endif
 
 // Work that a block of threads does together, with memory they share, in phases. In a phase no
@@ -35,38 +36,6 @@ struct shared_plan {
     return at;
   }
 };
-
-/// 16 bytes of X at an aligned place, in one access.
-template <class X>
-struct sixteen_bytes {
-  static constexpr int count = static_cast<int>(16 / sizeof(X));
-  X part[16 / sizeof(X)];
-};
-template <class X>
-RLHF_HOST_DEVICE RLHF_INLINE sixteen_bytes<X> load16(const X* from) {
-  sixteen_bytes<X> r;
-#if defined(__CUDA_ARCH__)
-  const uint4 words = *reinterpret_cast<const uint4*>(from);
-  __builtin_memcpy(&r, &words, 16);
-#else
-  __builtin_memcpy(static_cast<void*>(&r), from, 16);
-#endif
-  return r;
-}
-template <class X>
-RLHF_HOST_DEVICE RLHF_INLINE void store16(X* to, const sixteen_bytes<X>& x) {
-#if defined(__CUDA_ARCH__)
-  uint4 words;
-  __builtin_memcpy(&words, &x, 16);
-  *reinterpret_cast<uint4*>(to) = words;
-#else
-  __builtin_memcpy(static_cast<void*>(to), &x, 16);
-#endif
-}
-template <class X>
-RLHF_HOST_DEVICE bool aligned16(const X* p) {
-  return reinterpret_cast<std::uintptr_t>(p) % 16 == 0;
-}
 
 /// A block of threads, here one after the other. On a GPU the same interface is that of a block:
 ///
@@ -132,10 +101,6 @@ struct on_serial_block {
 
 #if defined(__CUDACC__)
 
-namespace rlhf::inline v1::detail {
-inline void check_cuda(cudaError_t code, const char* doing);
-}
-
 namespace rlhf::inline RLHF_COMPUTE::detail {
 
 /// See serial_block.
@@ -182,25 +147,17 @@ class cuda_block {
   __device__ static double published(const double* x) { return __ldcg(x); }
 };
 
-/// How many threads a kernel may be launched with, and how many of its blocks shall fit a
-/// multiprocessor: from these follow its registers.
+/// How many threads a kernel may be launched with.
 template <class F>
-constexpr int launch_threads_of() {
-  if constexpr (requires { F::launch_threads; })
-    return F::launch_threads;
+constexpr int most_threads_of() {
+  if constexpr (requires { F::most_threads; })
+    return F::most_threads;
   else
     return most_block_threads;
 }
-template <class F>
-constexpr int launch_blocks_of() {
-  if constexpr (requires { F::launch_blocks; })
-    return F::launch_blocks;
-  else
-    return 3;
-}
 
 template <class F>
-__global__ void __launch_bounds__(launch_threads_of<F>(), launch_blocks_of<F>())
+__global__ void __launch_bounds__(most_threads_of<F>(), least_blocks<F, 3>())
     run_blocks(index n, F f) {
   extern __shared__ __align__(16) unsigned char shared_of_block[];
   const cuda_block block(reinterpret_cast<std::byte*>(shared_of_block));
@@ -213,19 +170,8 @@ __global__ void __launch_bounds__(launch_threads_of<F>(), launch_blocks_of<F>())
 template <class F>
 void enqueue_blocks(index n, const block_shape& shape, const F& f, cudaStream_t stream) {
   const index most = (index{1} << 31) - 1;
-  void (*const kernel)(index, F) = &run_blocks<F>;
-  const void* const entry = reinterpret_cast<const void*>(kernel);
-  if (shape.shared_bytes > (std::size_t{48} << 10))
-    check_cuda(cudaFuncSetAttribute(entry, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                    static_cast<int>(shape.shared_bytes)),
-               "asking for shared memory");
-  index count = n;
-  F functor = f;
-  void* arguments[] = {&count, &functor};
-  check_cuda(cudaLaunchKernel(entry, dim3(static_cast<unsigned>(n < most ? n : most)),
-                              dim3(static_cast<unsigned>(shape.threads)), arguments,
-                              shape.shared_bytes, stream),
-             "launching a kernel");
+  enqueue(&run_blocks<F>, n, f, static_cast<unsigned>(n < most ? n : most),
+          static_cast<unsigned>(shape.threads), stream, shape.shared_bytes);
 }
 
 }  // namespace rlhf::inline RLHF_COMPUTE::detail

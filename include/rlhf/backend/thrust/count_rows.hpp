@@ -1,6 +1,7 @@
 #pragma once
 
 #include "rlhf/backend/thrust/last_block.hpp"
+#include "rlhf/backend/thrust/sixteen_bytes.hpp"
 #include "rlhf/primitive/count.hpp"
 
 // Counts on a device, and what is wrong with lengths, offsets and weights.
@@ -215,10 +216,11 @@ struct count_pass {
         if (at(t) < domain.rows * segments) read(mine[t], at(t), t % readers);
       });
       team.merge16(
-          add(), [&](int t) { return mine[t].positions; },
+          take_sum(), [&](int t) { return mine[t].positions; },
           [&](int t, double x) { mine[t].positions = x; });
       team.merge16(
-          largest(), [&](int t) { return mine[t].end; }, [&](int t, double x) { mine[t].end = x; });
+          take_higher(), [&](int t) { return mine[t].end; },
+          [&](int t, double x) { mine[t].end = x; });
       team.each([&](int t) {
         if (t % readers != 0) return;
         const index i = at(t);
@@ -253,13 +255,6 @@ struct count_pass {
   }
 
  private:
-  struct add {
-    RLHF_HOST_DEVICE double operator()(double x, double y) const { return x + y; }
-  };
-  struct largest {
-    RLHF_HOST_DEVICE double operator()(double x, double y) const { return higher(x, y); }
-  };
-
   /// What reader l of 16 sees of a segment.
   RLHF_HOST_DEVICE void read(kept& x, index at, int l) const {
     const index i = at / segments;
@@ -278,9 +273,9 @@ struct count_pass {
     for (index j = low + 16 * l; j < high; j += 16 * readers) {
       int here = 0;
       if (step == 1 && j + 16 <= high && on_16_bytes(flags + j)) {
-        const quad<std::uint8_t> bytes = load_16_bytes(flags + j);
+        const sixteen_bytes<std::uint8_t> bytes = load_16_bytes(flags + j);
         std::uint64_t word[2];
-        memcpy(word, bytes.x, 16);
+        __builtin_memcpy(word, bytes.part, 16);
         here = count_bytes(word[0]) + count_bytes(word[1]);
       } else {
         for (index k = j; k < high && k < j + 16; ++k) here += flags[k * step] != 0 ? 1 : 0;
@@ -310,10 +305,10 @@ struct count_pass {
           }
         });
         team.merge16(
-            add(), [&](int t) { return mine[t].positions; },
+            take_sum(), [&](int t) { return mine[t].positions; },
             [&](int t, double x) { mine[t].positions = x; });
         team.merge16(
-            largest(), [&](int t) { return mine[t].end; },
+            take_higher(), [&](int t) { return mine[t].end; },
             [&](int t, double x) { mine[t].end = x; });
         team.each([&](int t) {
           const index i = first + t / readers;

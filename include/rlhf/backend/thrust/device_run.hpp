@@ -93,8 +93,8 @@ class device_run {
   using space = typename Exec::space;
 
   device_run(const Exec& exec, const char* function)
-      : exec_(exec), arena_(function, exec.scratch(), exec.scratch_bytes(), Exec::dry,
-                                exec.next_result()) {}
+      : exec_(exec),
+        arena_(function, exec.scratch(), exec.scratch_bytes(), Exec::dry, exec.next_result()) {}
   device_run(const device_run&) = delete;
   device_run& operator=(const device_run&) = delete;
   ~device_run() {
@@ -180,8 +180,7 @@ class device_run {
     if (a.domain.rows > 0) {
       lanes(map.slots, detail::row_sums_pass<K, space>{kernel, a, map, partial});
       index stride = 1;
-      for (index n = map.longest(); n > 1;
-           n = (n + detail::fold_width - 1) / detail::fold_width) {
+      for (index n = map.longest(); n > 1; n = (n + detail::fold_width - 1) / detail::fold_width) {
         launch(map.slots * row.size(), detail::fold_flushes<space>{map, row, partial, stride});
         stride *= detail::fold_width;
       }
@@ -238,7 +237,7 @@ class device_run {
     auto* const partial = allocate<sums>(map.slots);
     double decay = 0;
     if constexpr (!detail::has_varying_decay<K>()) decay = kernel.decay;
-    pass scan{kernel, a, detail::decay_powers<T>(decay), map, detail::scan_plan<K>::over(skips),
+    pass scan{kernel,  a, detail::decay_powers<T>(decay), map, detail::scan_plan<K>::over(skips),
               partial, {}};
     // Long rows are shared out, unless where a piece ends only a walk along the row can tell.
     if (a.domain.columns > map.piece_steps && !skips) {
@@ -292,9 +291,9 @@ class device_run {
     auto* const partial = allocate<double>(slots * row.size());
     using pass = detail::logit_pass<K, L, space>;
     if (!arena_.dry()) {
-      const auto plan = detail::logit_plan::over(a.classes, slots, a.gradient.data != nullptr,
-                                                 a.squares_wanted, a.mean_wanted, pass::bytes,
-                                                 detail::shared_bytes_of(exec_));
+      const auto plan =
+          detail::logit_plan::over(a.classes, slots, a.gradient.data != nullptr, a.squares_wanted,
+                                   a.mean_wanted, pass::bytes, detail::shared_bytes_of(exec_));
       const pass each{kernel, a, rank, slots, partial, plan, 1 / a.temperature};
       blocks(each.jobs(), plan.shape, each);
     }
@@ -308,7 +307,10 @@ class device_run {
     settle();
     const auto mark = arena_.mark();
     const index most = groups.size > 0 ? groups.samples / groups.size : groups.samples;
-    pass p{kernel, {most, groups.size, nullptr, nullptr}, nullptr, (most + pass::threads - 1) / pass::threads, nullptr, to, exec_.ticket()};
+    pass p{kernel,        {most, groups.size, nullptr, nullptr},
+           nullptr,       (most + pass::threads - 1) / pass::threads,
+           nullptr,       to,
+           exec_.ticket()};
     if (p.units < 1) p.units = 1;
     p.unit_sum = allocate<double>(p.units * pass::words);
     if (groups.size == 0) {
@@ -320,7 +322,8 @@ class device_run {
       auto* const found = allocate<detail::found_groups>(1);
       p.found = found;
       team(cut.units, detail::count_runs<space>{groups.id, cut, counts, exec_.ticket()});
-      team(cut.units, detail::write_runs<space>{groups.id, cut, counts, scratch, found, exec_.ticket()});
+      team(cut.units,
+           detail::write_runs<space>{groups.id, cut, counts, scratch, found, exec_.ticket()});
     }
     team(p.units, p);
     arena_.release(mark);
@@ -503,8 +506,8 @@ class device_run {
     now = {domain, given ? domain.mask.data() : nullptr, nullptr, nullptr};
     if (!rows_seen) {
       now.bad = refusal_count();
-      refuse(now.bad, domain.kind == arrangement::lengths ? "layout: lengths"
-                                                          : "layout: packed(cu_seqlens)",
+      refuse(now.bad,
+             domain.kind == arrangement::lengths ? "layout: lengths" : "layout: packed(cu_seqlens)",
              domain.kind == arrangement::lengths
                  ? "0 <= length <= columns"
                  : "offsets that begin with 0, do not decrease and end with the number of tokens");

@@ -7,6 +7,17 @@ namespace rlhf::inline RLHF_COMPUTE::detail {
 RLHF_HOST_DEVICE inline double lower(double a, double b) { return b < a ? b : a; }
 RLHF_HOST_DEVICE inline double higher(double a, double b) { return b > a ? b : a; }
 
+/// The same for who merges figures of threads.
+struct take_sum {
+  RLHF_HOST_DEVICE double operator()(double x, double y) const { return x + y; }
+};
+struct take_lower {
+  RLHF_HOST_DEVICE double operator()(double x, double y) const { return lower(x, y); }
+};
+struct take_higher {
+  RLHF_HOST_DEVICE double operator()(double x, double y) const { return higher(x, y); }
+};
+
 /// What one of 16 threads contributes to a row of figures.
 template <int Sums, int Ranges>
 struct lane_figures {

@@ -30,13 +30,14 @@ struct figure_row {
   RLHF_HOST_DEVICE RLHF_INLINE void fold(const Team& team, int k, const At& at, double* to) const;
 };
 
-
 /// The binary tree over x[0] ... x[15]. Where fewer are there the others are `none`, which changes
 /// no bit: a sum of this library is never −0, so x + 0 is x.
 RLHF_HOST_DEVICE RLHF_INLINE double fold16(const figure_row& row, int k, double (&x)[fold_fan]) {
   RLHF_UNROLL
-  for (int apart = 1; apart < fold_fan; apart *= 2) RLHF_UNROLL
-  for (int i = 0; i < fold_fan; i += 2 * apart) x[i] = row.merge(k, x[i], x[i + apart]);
+  for (int apart = 1; apart < fold_fan; apart *= 2) {
+    RLHF_UNROLL
+    for (int i = 0; i < fold_fan; i += 2 * apart) x[i] = row.merge(k, x[i], x[i + apart]);
+  }
   return x[0];
 }
 

@@ -2,6 +2,7 @@
 
 #include "rlhf/backend/host/row_reduce.hpp"
 #include "rlhf/backend/thrust/block_lanes.hpp"
+#include "rlhf/backend/thrust/sixteen_bytes.hpp"
 #include "rlhf/backend/thrust/token_pass.hpp"
 
 // row_reduce on a device: a block of threads takes a row of logits, or several short ones, into
@@ -184,8 +185,8 @@ struct hardware_exp2 {
 template <class K, storage L, class Space>
 struct logit_pass {
   using T = compute_of<L>;
-  static constexpr int launch_threads = most_block_threads;
-  static constexpr int launch_blocks = sizeof(T) == sizeof(float) ? 3 : 2;
+  static constexpr int most_threads = most_block_threads;
+  static constexpr unsigned least_blocks = sizeof(T) == sizeof(float) ? 3 : 2;
 
   K kernel;
   row_arguments<L, Space> a;
@@ -360,7 +361,7 @@ struct logit_pass {
           if (!state[r].counts) continue;
           const L* const row = state[r].logits + from * step;
           int done = 0;
-          if (step == 1 && aligned16(row)) {
+          if (step == 1 && on_16_bytes(row)) {
             done = n / part * part;
             for (int v = t * part; v < done; v += threads * part)
               block.copy(tile_at(r, v / tile_size) + v % tile_size, row + v);
@@ -714,8 +715,8 @@ struct logit_pass {
       const L* at = state[r].logits + from * pass.a.logits.step;
       const bool kept = tile >= from_tile;
       if (kept) at = tile_at(r, static_cast<int>(tile - from_tile)) + from % row_tile;
-      if (kept || (n == part && pass.a.logits.step == 1 && aligned16(at))) {
-        const sixteen_bytes<L> all = load16(at);
+      if (kept || (n == part && pass.a.logits.step == 1 && on_16_bytes(at))) {
+        const sixteen_bytes<L> all = load_16_bytes(at);
         for (int k = 0; k < part; ++k) x[k] = math::widen(&all.part[k]);
         return;
       }
@@ -726,12 +727,12 @@ struct logit_pass {
       const index step = pass.a.gradient.step;
       const bool accumulate = pass.a.accumulate;
       L* const to = row + from * step;
-      if (n == part && step == 1 && aligned16(to)) {
+      if (n == part && step == 1 && on_16_bytes(to)) {
         sixteen_bytes<L> all;
-        if (accumulate) all = load16(to);
+        if (accumulate) all = load_16_bytes(to);
         for (int k = 0; k < part; ++k)
           math::narrow(&all.part[k], accumulate ? math::widen(&all.part[k]) + value[k] : value[k]);
-        store16(to, all);
+        store_16_bytes(to, all);
         return;
       }
       for (int k = 0; k < n; ++k)

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "rlhf/backend/thrust/sixteen_bytes.hpp"
 #include "rlhf/backend/thrust/unit_fold.hpp"
 #include "rlhf/backend/thrust/unit_rows.hpp"
 #include "rlhf/math/single.hpp"
@@ -122,7 +123,7 @@ struct moment_pass : unit_reader<K, Space> {
     T shift[at_least_one(jobs)];
     double weights[at_least_one(at_once)];  // of all tokens of a flush
     double found[at_least_one(jobs)];
-    double total[2][at_least_one(jobs)];    // of distances and of their squares
+    double total[2][at_least_one(jobs)];  // of distances and of their squares
     double flushed[at_least_one(most_flushes)][at_least_one(moments_of<K>::size)];
     double part[2][at_least_one(jobs)];
     ranked_units<threads> ranked;
@@ -158,16 +159,6 @@ struct moment_pass : unit_reader<K, Space> {
   }
 
  private:
-  struct add {
-    RLHF_HOST_DEVICE double operator()(double x, double y) const { return x + y; }
-  };
-  struct least {
-    RLHF_HOST_DEVICE double operator()(double x, double y) const { return lower(x, y); }
-  };
-  struct largest {
-    RLHF_HOST_DEVICE double operator()(double x, double y) const { return higher(x, y); }
-  };
-
   /// Reads what the team itself has written.
   struct here {
     RLHF_HOST_DEVICE double fetch(const double* p) const { return *p; }
@@ -196,8 +187,8 @@ struct moment_pass : unit_reader<K, Space> {
         const int row = s.row[step];
         tokens x;
         const index j = this->place(s, row, from + step, slot % lanes, x);
-        quad<T> series[at_least_one(K::size)] = {};
-        quad<T> weight = {};
+        sixteen_bytes<T> series[at_least_one(K::size)] = {};
+        sixteen_bytes<T> weight = {};
         if (x.count > 0) {
           this->load(s, row, j, x);
           RLHF_UNROLL
@@ -212,8 +203,8 @@ struct moment_pass : unit_reader<K, Space> {
             }
             kernel(static_cast<const V*>(in), of);
             RLHF_UNROLL
-            for (int k = 0; k < K::size; ++k) series[k].x[v] = math::first(of[k]);
-            weight.x[v] = weighs ? x.weight[v] : T(1);
+            for (int k = 0; k < K::size; ++k) series[k].part[v] = math::first(of[k]);
+            weight.part[v] = weighs ? x.weight[v] : T(1);
             mine[t].positions += 1;
             mine[t].nonfinite += finite ? 0 : 1;
           }
@@ -244,10 +235,10 @@ struct moment_pass : unit_reader<K, Space> {
         if (job(t).series(n)) sweep_lane(s, mine[t], t);
       });
       team.merge16(
-          add(), [&](int t) { return mine[t].sum; },
+          take_sum(), [&](int t) { return mine[t].sum; },
           [&](int t, double x) { s.total[0][t / lanes] = x; });
       team.merge16(
-          add(), [&](int t) { return mine[t].square; },
+          take_sum(), [&](int t) { return mine[t].square; },
           [&](int t, double x) { s.total[1][t / lanes] = x; });
       team.sync();
       team.each([&](int t) {
@@ -269,9 +260,11 @@ struct moment_pass : unit_reader<K, Space> {
         if (j.series(n)) s.flushed[flush + j.flush][k * K::size + j.k] = x;
       };
       team.merge16(
-          least(), [&](int t) { return mine[t].low; }, [&](int t, double x) { keep(t, 3, x); });
+          take_lower(), [&](int t) { return mine[t].low; },
+          [&](int t, double x) { keep(t, 3, x); });
       team.merge16(
-          largest(), [&](int t) { return mine[t].high; }, [&](int t, double x) { keep(t, 4, x); });
+          take_higher(), [&](int t) { return mine[t].high; },
+          [&](int t, double x) { keep(t, 4, x); });
     }
     team.each([&](int t) {
       const job j(t);
@@ -313,10 +306,10 @@ struct moment_pass : unit_reader<K, Space> {
       }
     });
     team.merge16(
-        add(), [&](int t) { return mine[t].square; },
+        take_sum(), [&](int t) { return mine[t].square; },
         [&](int t, double x) { s.found[t / lanes] = x; });
     team.merge16(
-        add(), [&](int t) { return mine[t].sum; },
+        take_sum(), [&](int t) { return mine[t].sum; },
         [&](int t, double x) {
           const job j(t);
           if (j.weights(n)) s.weights[j.flush] = x;
@@ -349,7 +342,7 @@ struct moment_pass : unit_reader<K, Space> {
 #if defined(__CUDA_ARCH__)
 #pragma unroll 2
 #endif
-    for (int step = 0; step < steps; step += 2)
+    for (int step = 0; step < steps; step += 2) {
       RLHF_UNROLL
       for (int odd = 0; odd < 2; ++odd) {
         const T seen = x[(step + odd) * lanes], weight = w[(step + odd) * lanes];
@@ -364,6 +357,7 @@ struct moment_pass : unit_reader<K, Space> {
           high = counts && seen > high ? seen : high;
         }
       }
+    }
     mine.sum = static_cast<double>(sum[0] + sum[1]);
     mine.square = static_cast<double>(square[0] + square[1]);
     mine.low = static_cast<double>(low);
@@ -374,10 +368,10 @@ struct moment_pass : unit_reader<K, Space> {
   template <class Team, class Own>
   RLHF_HOST_DEVICE void finish_unit(const Team& team, shared& s, Own& mine, index unit) const {
     team.merge16(
-        add(), [&](int t) { return static_cast<double>(mine[t].nonfinite); },
+        take_sum(), [&](int t) { return static_cast<double>(mine[t].nonfinite); },
         [&](int t, double x) { s.part[0][t / lanes] = x; });
     team.merge16(
-        add(), [&](int t) { return static_cast<double>(mine[t].positions); },
+        take_sum(), [&](int t) { return static_cast<double>(mine[t].positions); },
         [&](int t, double x) { s.part[1][t / lanes] = x; });
     team.sync();
     team.each([&](int t) {

@@ -126,8 +126,8 @@ struct scan_pass {
   static constexpr bool varying = has_varying_decay<K>();
   static_assert(outputs <= 4, "threads of a block are set aside for the moments of 4 outputs");
 
-  static constexpr int launch_threads = threads;
-  static constexpr int launch_blocks = sizeof(T) == sizeof(float) ? 5 : 4;
+  static constexpr int most_threads = threads;
+  static constexpr unsigned least_blocks = sizeof(T) == sizeof(float) ? 5 : 4;
 
   K kernel;
   scan_arguments<K, Space> a;

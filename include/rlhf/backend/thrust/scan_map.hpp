@@ -306,15 +306,15 @@ struct fold_few_segments {
   static bool serve(const scan_map<Space>& map) {
     return map.uniform() && map.pieces == 1 && map.segments <= 2;
   }
-  static constexpr int launch_threads = 128;
-  static constexpr int launch_blocks = 4;
-  static constexpr block_shape shape{launch_threads, 0};
-  index jobs() const { return (map.groups + launch_threads - 1) / launch_threads; }
+  static constexpr int most_threads = 128;
+  static constexpr unsigned least_blocks = 4;
+  static constexpr block_shape shape{most_threads, 0};
+  index jobs() const { return (map.groups + most_threads - 1) / most_threads; }
 
   template <class Block>
   RLHF_HOST_DEVICE void operator()(const Block& block, index job) const {
     block.each([&](int t) {
-      const index g = job * launch_threads + t;
+      const index g = job * most_threads + t;
       if (g >= map.groups) return;
       sums all;
       for (index k = 0; k < map.segments; ++k) {

@@ -1,36 +1,10 @@
 #pragma once
 
-#include <cuda_runtime_api.h>
-
-#include <stdexcept>
-
 #include "rlhf/backend/thrust/device_run.hpp"
+#include "rlhf/backend/thrust/launch.hpp"
 #include "rlhf/backend/thrust/pending.hpp"
 
-namespace rlhf::inline v1 {
-
-/// A failure of the CUDA runtime, thrown by the host call that saw it.
-class cuda_error : public std::runtime_error {
-  cudaError_t code_;
-
- public:
-  cuda_error(cudaError_t code, const char* message) : std::runtime_error(message), code_(code) {}
-  cudaError_t code() const { return code_; }
-};
-
-namespace detail {
-
-inline void check_cuda(cudaError_t code, const char* doing) {
-  if (code == cudaSuccess) [[likely]]
-    return;
-  sentence s;
-  s.add("CUDA: ").add(doing).add(": ").add(cudaGetErrorString(code));
-#if defined(__cpp_exceptions) || defined(_CPPUNWIND)
-  throw cuda_error(code, s.c_str());
-#else
-  report(s.c_str());
-#endif
-}
+namespace rlhf::inline v1::detail {
 
 struct cuda_machine {
   cudaStream_t stream;
@@ -42,9 +16,7 @@ struct cuda_machine {
   }
 };
 
-}  // namespace detail
-
-}  // namespace rlhf::inline v1
+}  // namespace rlhf::inline v1::detail
 
 #if defined(__CUDACC__)
 
@@ -196,18 +168,8 @@ class block_team {
   }
 };
 
-/// How many blocks of a team a processor is to hold, which bounds the registers of a thread. Left to
-/// itself the compiler spills some for the sake of more blocks.
 template <class F>
-constexpr unsigned least_blocks() {
-  if constexpr (requires { F::least_blocks; })
-    return F::least_blocks;
-  else
-    return 1;
-}
-
-template <class F>
-__global__ void __launch_bounds__(F::threads, least_blocks<F>()) run_team(index, F f) {
+__global__ void __launch_bounds__(F::threads, least_blocks<F, 1>()) run_team(index, F f) {
   __shared__ typename F::shared s;
   f(block_team<F::threads>(), s, static_cast<index>(blockIdx.x));
 }
@@ -221,17 +183,6 @@ constexpr unsigned blocks_for(index n, index threads_each) {
 }
 static_assert(blocks_for(1, 1) == 1 && blocks_for(256, 1) == 1 && blocks_for(257, 1) == 2);
 static_assert(blocks_for(17, 16) == 2 && blocks_for(index{1} << 40, 1) == 1u << 20);
-
-template <class F>
-void enqueue(void (*kernel)(index, F), index n, const F& f, unsigned blocks, unsigned threads,
-             cudaStream_t stream) {
-  index count = n;
-  F functor = f;
-  void* arguments[] = {&count, &functor};
-  check_cuda(cudaLaunchKernel(reinterpret_cast<const void*>(kernel), dim3(blocks), dim3(threads),
-                              arguments, 0, stream),
-             "launching a kernel");
-}
 
 }  // namespace detail
 
@@ -275,8 +226,8 @@ class stream : public detail::device_workspace {
   machine handle() const { return {stream_}; }
   template <class F>
   void launch(index n, const F& f) const {
-    detail::enqueue(&detail::run_each<F>, n, f, detail::blocks_for(n, 1),
-                    detail::threads_per_block, stream_);
+    detail::enqueue(&detail::run_each<F>, n, f, detail::blocks_for(n, 1), detail::threads_per_block,
+                    stream_);
   }
   template <class F>
   void launch_lanes(index n, const F& f) const {

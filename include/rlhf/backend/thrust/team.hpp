@@ -1,8 +1,5 @@
 #pragma once
 
-#include <cstdint>
-#include <cstring>
-
 #include "rlhf/primitive/map_reduce.hpp"
 
 /// Before a loop over what a thread keeps in registers: an index known when compiled keeps it there.
@@ -79,39 +76,5 @@ struct serial_team {
     return *p;
   }
 };
-
-/// As many neighbours as 16 bytes hold, read or written at once where they lie so.
-template <class T>
-struct quad {
-  static constexpr int size = static_cast<int>(16 / sizeof(T));
-  T x[at_least_one(size)];
-};
-
-RLHF_HOST_DEVICE inline bool on_16_bytes(const void* p) {
-  return (reinterpret_cast<std::uintptr_t>(p) & 15u) == 0;
-}
-
-/// 16 bytes at once.
-template <class T>
-RLHF_HOST_DEVICE RLHF_INLINE quad<T> load_16_bytes(const T* p) {
-  quad<T> q;
-#if defined(__CUDA_ARCH__)
-  const uint4 word = *reinterpret_cast<const uint4*>(p);
-  memcpy(&q, &word, 16);
-#else
-  for (int v = 0; v < quad<T>::size; ++v) q.x[v] = p[v];
-#endif
-  return q;
-}
-template <class T>
-RLHF_HOST_DEVICE RLHF_INLINE void store_16_bytes(T* p, const quad<T>& q) {
-#if defined(__CUDA_ARCH__)
-  uint4 word;
-  memcpy(&word, &q, 16);
-  *reinterpret_cast<uint4*>(p) = word;
-#else
-  for (int v = 0; v < quad<T>::size; ++v) p[v] = q.x[v];
-#endif
-}
 
 }  // namespace rlhf::inline RLHF_COMPUTE::detail

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "rlhf/backend/thrust/sixteen_bytes.hpp"
 #include "rlhf/backend/thrust/unit_fold.hpp"
 #include "rlhf/backend/thrust/unit_rows.hpp"
 #include "rlhf/math/single.hpp"
@@ -111,20 +112,20 @@ struct token_pass : unit_reader<K, Space> {
 
   /// Up to 16 bytes of outputs; slots that are masked become +0, or keep their bits.
   RLHF_HOST_DEVICE RLHF_INLINE void store(const shared& s, int row, index j, int k, const tokens& x,
-                                          const quad<T>& value) const {
+                                          const sixteen_bytes<T>& value) const {
     T* const at = s.out[k][row];
     if (at == nullptr) return;
     const index stride = a.out[k].stride;
     if (a.out[k].accumulate) {
       RLHF_UNROLL
       for (int v = 0; v < neighbours; ++v)
-        if (x.counts(v)) at[(j + v) * stride] += value.x[v];
+        if (x.counts(v)) at[(j + v) * stride] += value.part[v];
     } else if (stride == 1 && x.count == neighbours && on_16_bytes(at + j)) {
       store_16_bytes(at + j, value);
     } else {
       RLHF_UNROLL
       for (int v = 0; v < neighbours; ++v)
-        if (v < x.count) at[(j + v) * stride] = value.x[v];
+        if (v < x.count) at[(j + v) * stride] = value.part[v];
     }
   }
 
@@ -134,8 +135,8 @@ struct token_pass : unit_reader<K, Space> {
     const mask_kind kind = a.domain.mask.kind();
     const bool weighted =
         may_weigh<K>() && (kind == mask_kind::weight32 || kind == mask_kind::weight64);
-    quad<T> out[at_least_one(K::outputs)];
-    quad<T> term[at_least_one(ordered)];
+    sixteen_bytes<T> out[at_least_one(K::outputs)];
+    sixteen_bytes<T> term[at_least_one(ordered)];
     RLHF_UNROLL
     for (int v = 0; v < neighbours; ++v) {
       const bool counted = x.counts(v);
@@ -165,8 +166,8 @@ struct token_pass : unit_reader<K, Space> {
           ++w;
         } else {
           const V weighed = weighted && takes_weight<K>(k) ? t.sum[k] * factor : t.sum[k];
-          term[o].x[v] = counted ? math::first(weighed) : T(0);
-          math::detail::keep_rounding(term[o].x[v]);
+          term[o].part[v] = counted ? math::first(weighed) : T(0);
+          math::detail::keep_rounding(term[o].part[v]);
           ++o;
         }
       }
@@ -182,7 +183,7 @@ struct token_pass : unit_reader<K, Space> {
       }
       RLHF_UNROLL
       for (int k = 0; k < K::outputs; ++k)
-        out[k].x[v] = counted ? math::first(t.out[k]) + T(0) : T(0);  // never −0
+        out[k].part[v] = counted ? math::first(t.out[k]) + T(0) : T(0);  // never −0
     }
     RLHF_UNROLL
     for (int k = 0; k < K::outputs; ++k) store(s, row, j, k, x, out[k]);
@@ -190,7 +191,9 @@ struct token_pass : unit_reader<K, Space> {
     for (int o = 0; o < ordered; ++o) put(s.term[o] + slot, term[o]);
   }
 
-  static RLHF_HOST_DEVICE RLHF_INLINE void put(T* at, const quad<T>& q) { store_16_bytes(at, q); }
+  static RLHF_HOST_DEVICE RLHF_INLINE void put(T* at, const sixteen_bytes<T>& q) {
+    store_16_bytes(at, q);
+  }
 
   /// Steps [from, from + tile_steps) of the group: tokens, then the sums in their order.
   template <class Team, class Own>
@@ -211,7 +214,7 @@ struct token_pass : unit_reader<K, Space> {
         run(s, mine[t], row, slot, j, x);
       } else {
         RLHF_UNROLL
-        for (int o = 0; o < ordered; ++o) put(s.term[o] + slot, quad<T>{});
+        for (int o = 0; o < ordered; ++o) put(s.term[o] + slot, sixteen_bytes<T>{});
       }
     });
     team.sync();
@@ -232,23 +235,13 @@ struct token_pass : unit_reader<K, Space> {
       });
   }
 
-  struct add {
-    RLHF_HOST_DEVICE double operator()(double x, double y) const { return x + y; }
-  };
-  struct least {
-    RLHF_HOST_DEVICE double operator()(double x, double y) const { return lower(x, y); }
-  };
-  struct largest {
-    RLHF_HOST_DEVICE double operator()(double x, double y) const { return higher(x, y); }
-  };
-
   /// The lanes of a flush go to double.
   template <class Team, class Own>
   RLHF_HOST_DEVICE void finish_flush(const Team& team, shared& s, Own& mine, int flush) const {
     RLHF_UNROLL
     for (int c = 0; c < chains; ++c)
       team.merge16(
-          add(), [&](int t) { return static_cast<double>(mine[t].sum[c]); },
+          take_sum(), [&](int t) { return static_cast<double>(mine[t].sum[c]); },
           [&](int t, double sum) {
             const int o = (t + c * threads) / lanes;
             if (o < ordered) s.flushed[flush][o] = sum;
@@ -265,17 +258,17 @@ struct token_pass : unit_reader<K, Space> {
     RLHF_UNROLL
     for (int k = 0; k < whole + 1; ++k)
       team.merge16(
-          add(), [&](int t) { return static_cast<double>(mine[t].free[k]); },
+          take_sum(), [&](int t) { return static_cast<double>(mine[t].free[k]); },
           [&](int t, double x) { s.part[k][t / lanes] = x; });
     RLHF_UNROLL
     for (int k = whole + 1; k < whole + 1 + K::ranges; ++k)
       team.merge16(
-          least(), [&](int t) { return static_cast<double>(mine[t].free[k]); },
+          take_lower(), [&](int t) { return static_cast<double>(mine[t].free[k]); },
           [&](int t, double x) { s.part[k][t / lanes] = x; });
     RLHF_UNROLL
     for (int k = whole + 1 + K::ranges; k < unordered; ++k)
       team.merge16(
-          largest(), [&](int t) { return static_cast<double>(mine[t].free[k]); },
+          take_higher(), [&](int t) { return static_cast<double>(mine[t].free[k]); },
           [&](int t, double x) { s.part[k][t / lanes] = x; });
     team.sync();
     team.each([&](int t) {
@@ -346,7 +339,7 @@ struct token_pass : unit_reader<K, Space> {
             const index stride = a.out[k].stride;
             if (stride == 1 && j >= s.length[row] && j + neighbours <= columns &&
                 on_16_bytes(at + j)) {
-              store_16_bytes(at + j, quad<T>{});
+              store_16_bytes(at + j, sixteen_bytes<T>{});
             } else {
               RLHF_UNROLL
               for (int v = 0; v < neighbours; ++v)

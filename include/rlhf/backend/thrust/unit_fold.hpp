@@ -64,8 +64,8 @@ RLHF_HOST_DEVICE void fold_ranked(const Team& team, ranked_units<Team::width>& s
 /// The tree over the units of each group and then over the groups, into the row of unit 0. `ranks`:
 /// of a packed batch, which unit of its group each is.
 template <class Team, class Row, class Space>
-RLHF_HOST_DEVICE void fold_all_units(const Team& team, ranked_units<Team::width>& s,
-                                     const Row& row, const unit_map<Space>& map, double* partial,
+RLHF_HOST_DEVICE void fold_all_units(const Team& team, ranked_units<Team::width>& s, const Row& row,
+                                     const unit_map<Space>& map, double* partial,
                                      const index* ranks) {
   const int size = row.size();
   if (map.per_group > 0 || map.groups == 0) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "rlhf/backend/thrust/sixteen_bytes.hpp"
 #include "rlhf/backend/thrust/unit_map.hpp"
 
 // How a team finds the rows of a unit of work and reads their tokens, 16 bytes of each tensor per
@@ -19,10 +20,10 @@ RLHF_HOST_DEVICE constexpr bool may_weigh() {
 /// Where the figures of a pass go. `counts` and `bad` are null where another launch has them.
 struct pass_target {
   double* sums = nullptr;
-  double* counts = nullptr;    // tokens, positions, sequences of a domain without weights
-  double* bad = nullptr;       // rows whose length or offsets do not fit
-  double* partial = nullptr;   // a row of figures per unit
-  index* rank = nullptr;       // packed: which unit of its group a unit is, −1 for none
+  double* counts = nullptr;   // tokens, positions, sequences of a domain without weights
+  double* bad = nullptr;      // rows whose length or offsets do not fit
+  double* partial = nullptr;  // a row of figures per unit
+  index* rank = nullptr;      // packed: which unit of its group a unit is, −1 for none
   unsigned* arrived = nullptr;
 };
 
@@ -40,7 +41,7 @@ struct unit_rows {
   // The unit: its group, which of its units it is, its first step there, all steps of the group.
   index of_group, nth, first, steps;
   int rows;
-  int now;              // which of the two `end` holds
+  int now;                            // which of the two `end` holds
   index end[2][at_least_one(group)];  // steps of the group up to and with a row
   index length[at_least_one(group)];
   const T* in[at_least_one(K::inputs)][at_least_one(group)];
@@ -56,7 +57,7 @@ struct unit_rows {
 template <class K>
 struct unit_tokens {
   using T = typename K::scalar_type;
-  static constexpr int neighbours = quad<T>::size;
+  static constexpr int neighbours = sixteen_bytes<T>::count;
   int count;         // slots of the row
   unsigned counted;  // bit v: token v is not masked
   T in[at_least_one(K::inputs)][at_least_one(neighbours)];
@@ -69,7 +70,7 @@ struct unit_reader {
   using T = typename K::scalar_type;
   static constexpr int group = static_cast<int>(rows_per_group);
   static constexpr int lanes = static_cast<int>(virtual_lanes);
-  static constexpr int neighbours = quad<T>::size;  // tokens of one thread
+  static constexpr int neighbours = sixteen_bytes<T>::count;  // tokens of one thread
 
   token_arguments<K, Space> a;
   unit_map<Space> map;
@@ -103,8 +104,7 @@ struct unit_reader {
   /// Lengths, steps, addresses and factors of the rows of a unit's group, by one thread each; where
   /// `check`, also how many lengths or offsets do not fit.
   template <class Team>
-  RLHF_HOST_DEVICE void read_rows(const Team& team, unit_rows<K>& s, index unit,
-                                  bool check) const {
+  RLHF_HOST_DEVICE void read_rows(const Team& team, unit_rows<K>& s, index unit, bool check) const {
     const token_domain<Space>& domain = a.domain;
     const index g = find_group(team, s, unit);
     const index nth = unit - map.first_unit(g);
@@ -146,8 +146,7 @@ struct unit_reader {
     int now = 0;
     for (int apart = 1; apart < rows; apart *= 2, now = 1 - now) {
       team.each([&](int t) {
-        if (t < group)
-          s.end[1 - now][t] = s.end[now][t] + (t >= apart ? s.end[now][t - apart] : 0);
+        if (t < group) s.end[1 - now][t] = s.end[now][t] + (t >= apart ? s.end[now][t - apart] : 0);
       });
       team.sync();
     }
@@ -184,7 +183,8 @@ struct unit_reader {
     return j;
   }
 
-  RLHF_HOST_DEVICE RLHF_INLINE void load(const unit_rows<K>& s, int row, index j, unit_tokens<K>& x) const {
+  RLHF_HOST_DEVICE RLHF_INLINE void load(const unit_rows<K>& s, int row, index j,
+                                         unit_tokens<K>& x) const {
     RLHF_UNROLL
     for (int k = 0; k < K::inputs; ++k) {
       const T* const from = s.in[k][row];
@@ -194,9 +194,9 @@ struct unit_reader {
         RLHF_UNROLL
         for (int v = 0; v < neighbours; ++v) x.in[k][v] = value;
       } else if (stride == 1 && x.count == neighbours && on_16_bytes(from + j)) {
-        const quad<T> q = load_16_bytes(from + j);
+        const sixteen_bytes<T> q = load_16_bytes(from + j);
         RLHF_UNROLL
-        for (int v = 0; v < neighbours; ++v) x.in[k][v] = q.x[v];
+        for (int v = 0; v < neighbours; ++v) x.in[k][v] = q.part[v];
       } else {
         RLHF_UNROLL
         for (int v = 0; v < neighbours; ++v)
@@ -231,8 +231,8 @@ struct unit_reader {
     }
   }
 
-  static RLHF_HOST_DEVICE RLHF_INLINE void load_flags(const std::uint8_t* from,
-                                                      std::uint8_t (&to)[at_least_one(neighbours)]) {
+  static RLHF_HOST_DEVICE RLHF_INLINE void load_flags(
+      const std::uint8_t* from, std::uint8_t (&to)[at_least_one(neighbours)]) {
 #if defined(__CUDA_ARCH__)
     if constexpr (neighbours == 4) {
       const uchar4 four = *reinterpret_cast<const uchar4*>(from);
