@@ -15,7 +15,9 @@ int main() {
   Eigen::ArrayXXf d_log_prob(2, 3);
 
   const auto r = rlhf::clipped_surrogate_loss<float>(
-      {.log_prob = log_prob, .old_log_prob = old_log_prob, .advantage = advantage,
+      {.log_prob = log_prob,
+       .old_log_prob = old_log_prob,
+       .advantage = advantage,
        .layout = rlhf::lengths(length)},
       {.d_log_prob = d_log_prob},
       {.clip_low = 0.2, .clip_high = 0.28, .over = rlhf::aggregation::token_mean(rlhf::local)});

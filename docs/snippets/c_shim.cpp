@@ -15,8 +15,7 @@ extern "C" ppo_figures ppo_loss(const float* log_prob, const float* old_log_prob
        .old_log_prob = {old_log_prob, {batch, time}},
        .advantage = {advantage, {batch}},
        .layout = rlhf::lengths(length, {batch})},
-      {.d_log_prob = {d_log_prob, {batch, time}}},
-      {.over = rlhf::aggregation::token_mean(tokens)});
+      {.d_log_prob = {d_log_prob, {batch, time}}}, {.over = rlhf::aggregation::token_mean(tokens)});
   return {r.loss, r.clip_fraction.mean(), r.approx_kl_k3.mean(), r.tokens};
 }
 

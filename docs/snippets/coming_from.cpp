@@ -27,10 +27,10 @@ double loss(double theta, std::vector<double>& d_log_prob) {
   // TRL's GRPO with loss_type "dapo", but with the higher clip of that paper.
   auto config = rlhf::presets::trl::grpo(rlhf::aggregation::token_mean(6));
   config.clip_high = 0.28;
-  const auto r = rlhf::clipped_surrogate_loss<double>(
-      {.log_prob = {log_prob, tokens}, .old_log_prob = {old_log_prob, tokens},
-       .advantage = advantage},
-      {.d_log_prob = {d_log_prob, tokens}}, config);
+  const auto r = rlhf::clipped_surrogate_loss<double>({.log_prob = {log_prob, tokens},
+                                                       .old_log_prob = {old_log_prob, tokens},
+                                                       .advantage = advantage},
+                                                      {.d_log_prob = {d_log_prob, tokens}}, config);
   //! [preset]
   return r.loss;
 }

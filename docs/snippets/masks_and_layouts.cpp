@@ -28,8 +28,8 @@ void causal_shift() {
   // The batch of the drawing: prompt, answer, end token (9), padding (0).
   const Eigen::Index batch = 2, time = 8, classes = 10;
   rows<std::int32_t> token(batch, time);
-  token << 5, 6, 7, 1, 2, 3, 9, 0,  // the answer 1 2 3 9
-      5, 6, 7, 4, 9, 0, 0, 0;     // and 4 9, shorter by two
+  token << 5, 6, 7, 1, 2, 3, 9, 0,                                 // the answer 1 2 3 9
+      5, 6, 7, 4, 9, 0, 0, 0;                                      // and 4 9, shorter by two
   const std::vector<float> logits = logits_after(token, classes);  // [batch, time, classes]
 
   // Slot j of everything below belongs to token j + 1: the logits at j have predicted it.
@@ -67,10 +67,11 @@ void one_batch_three_layouts() {
   //! [layouts]
   // Padded, with lengths: the fast path.
   const Eigen::Array2i length(4, 2);
-  const auto by_length = rlhf::clipped_surrogate_loss<float>(
-      {.log_prob = log_prob, .old_log_prob = old_log_prob, .advantage = advantage,
-       .layout = rlhf::lengths(length)},
-      {.d_log_prob = d_log_prob}, config);
+  const auto by_length = rlhf::clipped_surrogate_loss<float>({.log_prob = log_prob,
+                                                              .old_log_prob = old_log_prob,
+                                                              .advantage = advantage,
+                                                              .layout = rlhf::lengths(length)},
+                                                             {.d_log_prob = d_log_prob}, config);
 
   // Padded, with a mask: bool, uint8_t, or weights in float or double. It may have holes.
   rows<std::uint8_t> mask(2, 4);
@@ -85,10 +86,12 @@ void one_batch_three_layouts() {
   const std::vector<float> old_flat = {-1.2f, -1.1f, -2.0f, -0.5f, -0.5f, -1.0f};
   const std::vector<std::int32_t> cu_seqlens = {0, 4, 6};
   std::vector<float> d_flat(6);
-  const auto by_offsets = rlhf::clipped_surrogate_loss<float>(
-      {.log_prob = flat, .old_log_prob = old_flat, .advantage = rlhf::per_sequence(advantage),
-       .layout = rlhf::packed(cu_seqlens)},
-      {.d_log_prob = d_flat}, config);
+  const auto by_offsets =
+      rlhf::clipped_surrogate_loss<float>({.log_prob = flat,
+                                           .old_log_prob = old_flat,
+                                           .advantage = rlhf::per_sequence(advantage),
+                                           .layout = rlhf::packed(cu_seqlens)},
+                                          {.d_log_prob = d_flat}, config);
   //! [layouts]
   bool same = same_bits(by_length.loss, by_mask.loss) && same_bits(by_length.loss, by_offsets.loss);
   for (int j = 0; j < 4; ++j) same = same && same_bits(d_log_prob(0, j), d_flat[std::size_t(j)]);
@@ -102,7 +105,9 @@ void two_micro_batches() {
   const Eigen::Array2f advantage(1.0f, -0.5f);
   const Eigen::Array2i length(4, 2);
   const auto whole = rlhf::clipped_surrogate_loss<float>(
-      {.log_prob = log_prob, .old_log_prob = old_log_prob, .advantage = advantage,
+      {.log_prob = log_prob,
+       .old_log_prob = old_log_prob,
+       .advantage = advantage,
        .layout = rlhf::lengths(length)},
       {.d_log_prob = d_whole}, {.over = rlhf::aggregation::token_mean(rlhf::local)});
 
@@ -112,12 +117,12 @@ void two_micro_batches() {
   rlhf::policy_result sum;
   for (Eigen::Index i = 0; i < 2; ++i) {
     auto d_row = d_parts.row(i);
-    sum = sum + rlhf::clipped_surrogate_loss<float>(
-                    {.log_prob = log_prob.middleRows(i, 1),
-                     .old_log_prob = old_log_prob.middleRows(i, 1),
-                     .advantage = advantage.segment(i, 1),
-                     .layout = rlhf::lengths(length.segment(i, 1))},
-                    {.d_log_prob = {d_row.data(), {1, 4}}}, {.over = over});
+    sum = sum + rlhf::clipped_surrogate_loss<float>({.log_prob = log_prob.middleRows(i, 1),
+                                                     .old_log_prob = old_log_prob.middleRows(i, 1),
+                                                     .advantage = advantage.segment(i, 1),
+                                                     .layout = rlhf::lengths(length.segment(i, 1))},
+                                                    {.d_log_prob = {d_row.data(), {1, 4}}},
+                                                    {.over = over});
   }
   //! [micro]
   std::printf("whole %.6f  parts %.6f  gradients %s\n", whole.loss, sum.loss,
@@ -125,18 +130,19 @@ void two_micro_batches() {
 
   //! [means]
   const auto loss_over = [&](const rlhf::aggregation& mean) {
-    return rlhf::clipped_surrogate_loss<float>(
-               {.log_prob = log_prob, .old_log_prob = old_log_prob, .advantage = advantage,
-                .layout = rlhf::lengths(length)},
-               {}, {.over = mean})
+    return rlhf::clipped_surrogate_loss<float>({.log_prob = log_prob,
+                                                .old_log_prob = old_log_prob,
+                                                .advantage = advantage,
+                                                .layout = rlhf::lengths(length)},
+                                               {}, {.over = mean})
         .loss;
   };
   const double token_mean = loss_over(rlhf::aggregation::token_mean(6));
   const double sequence_mean = loss_over(rlhf::aggregation::sequence_mean_token_mean(2));
   const double dr_grpo = loss_over(rlhf::aggregation::sequence_mean_token_sum_norm(2, 4));
   //! [means]
-  std::printf("token mean %.4f  sequence mean %.4f  horizon norm %.4f\n", token_mean,
-              sequence_mean, dr_grpo);
+  std::printf("token mean %.4f  sequence mean %.4f  horizon norm %.4f\n", token_mean, sequence_mean,
+              dr_grpo);
 }
 
 }  // namespace

@@ -43,7 +43,8 @@ void same_bits() {
   //! [threads]
   const auto call = [&](const auto& exec) {
     return rlhf::clipped_surrogate_loss<float>(
-        {.log_prob = {log_prob, tokens}, .old_log_prob = {old_log_prob, tokens},
+        {.log_prob = {log_prob, tokens},
+         .old_log_prob = {old_log_prob, tokens},
          .advantage = advantage},
         {}, {.over = rlhf::aggregation::token_mean(rlhf::local)}, exec);
   };

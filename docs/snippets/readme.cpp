@@ -22,7 +22,9 @@ double first_screen() {
   const Eigen::Array2i length(3, 2);
 
   const auto r = rlhf::clipped_surrogate_loss<float>(
-      {.log_prob = log_prob, .old_log_prob = old_log_prob, .advantage = advantage,
+      {.log_prob = log_prob,
+       .old_log_prob = old_log_prob,
+       .advantage = advantage,
        .layout = rlhf::lengths(length)},
       {.d_log_prob = d_log_prob},
       {.clip_low = 0.2, .clip_high = 0.28, .over = rlhf::aggregation::token_mean(rlhf::local)});
@@ -34,12 +36,16 @@ double memory_of_its_own() {
   const Eigen::Array2f chosen(-10, -12), rejected(-14, -11), ref_chosen(-11, -12),
       ref_rejected(-13, -12);
   Eigen::Array2f d_chosen, d_rejected;
-  const auto call = [&](const auto& exec) { return rlhf::dpo_loss<float>({
-      .chosen_log_prob = chosen, .rejected_log_prob = rejected,
-      .ref_chosen_log_prob = ref_chosen, .ref_rejected_log_prob = ref_rejected},
-      {.d_chosen_log_prob = d_chosen, .d_rejected_log_prob = d_rejected},
-      {.over = rlhf::reduction::mean(rlhf::local)}, exec); };
-  std::vector<std::byte> memory(rlhf::workspace_bytes(call));  // on a pool: (call, pool.concurrency())
+  const auto call = [&](const auto& exec) {
+    return rlhf::dpo_loss<float>({.chosen_log_prob = chosen,
+                                  .rejected_log_prob = rejected,
+                                  .ref_chosen_log_prob = ref_chosen,
+                                  .ref_rejected_log_prob = ref_rejected},
+                                 {.d_chosen_log_prob = d_chosen, .d_rejected_log_prob = d_rejected},
+                                 {.over = rlhf::reduction::mean(rlhf::local)}, exec);
+  };
+  std::vector<std::byte> memory(
+      rlhf::workspace_bytes(call));  // on a pool: (call, pool.concurrency())
   call(rlhf::serial{memory.data(), memory.size()});
   return call(rlhf::serial{}).loss;
 }
@@ -48,9 +54,10 @@ double your_own_loss() {
   const Eigen::ArrayXXf log_prob = Eigen::ArrayXXf::Constant(2, 3, -1.0f);
   const Eigen::ArrayXXf old_log_prob = log_prob;
   const Eigen::Array2f advantage(1.0f, -0.5f);
-  const auto r = rlhf::policy_loss<float>([](const auto& t) { return -(t.ratio * t.advantage); }, {
-      .log_prob = log_prob, .old_log_prob = old_log_prob, .advantage = advantage}, {}, {.over =
-      rlhf::aggregation::token_mean(6)});
+  const auto r = rlhf::policy_loss<float>(
+      [](const auto& t) { return -(t.ratio * t.advantage); },
+      {.log_prob = log_prob, .old_log_prob = old_log_prob, .advantage = advantage}, {},
+      {.over = rlhf::aggregation::token_mean(6)});
   return r.loss;
 }
 

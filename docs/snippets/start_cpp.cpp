@@ -29,8 +29,7 @@ void first_call() {
        .old_log_prob = {old_log_prob, tokens},
        .advantage = advantage,
        .layout = rlhf::lengths(length)},
-      {.d_log_prob = {d_log_prob, tokens}},
-      {.over = rlhf::aggregation::token_mean(rlhf::local)});
+      {.d_log_prob = {d_log_prob, tokens}}, {.over = rlhf::aggregation::token_mean(rlhf::local)});
 
   std::printf("loss %.4f  clipped %.2f  tokens %g\n", r.loss, r.clip_fraction.mean(), r.tokens);
   //! [first]
@@ -54,8 +53,8 @@ void ways_to_name_memory() {
   for (const auto& v : {a, b, c, d})
     for (rlhf::index i = 0; i < 2; ++i)
       for (rlhf::index j = 0; j < 3; ++j)
-        same = same && v.rank() == 2 &&
-               v.data()[i * v.stride(0) + j * v.stride(1)] == one[i * 3 + j];
+        same =
+            same && v.rank() == 2 && v.data()[i * v.stride(0) + j * v.stride(1)] == one[i * 3 + j];
   std::printf("one batch, four ways to name it: %s\n", same ? "equal" : "different");
 }
 
@@ -65,11 +64,11 @@ void mistakes() {
   const rlhf::shape tokens(2, 3);
   //! [mistake]
   try {
-    rlhf::clipped_surrogate_loss<float>(
-        {.log_prob = {log_prob, tokens}, .old_log_prob = {old_log_prob, tokens},
-         .advantage = advantage},  // three numbers for two answers
-        {.d_log_prob = {d_log_prob, tokens}},
-        {.over = rlhf::aggregation::token_mean(rlhf::local)});
+    rlhf::clipped_surrogate_loss<float>({.log_prob = {log_prob, tokens},
+                                         .old_log_prob = {old_log_prob, tokens},
+                                         .advantage = advantage},  // three numbers for two answers
+                                        {.d_log_prob = {d_log_prob, tokens}},
+                                        {.over = rlhf::aggregation::token_mean(rlhf::local)});
   } catch (const rlhf::contract_violation& e) {
     std::printf("%s\n", e.what());
   }
@@ -83,13 +82,13 @@ void own_memory() {
   std::vector<double> d_chosen(2), d_rejected(2);
   //! [workspace]
   const auto call = [&](const auto& exec) {
-    return rlhf::dpo_loss<double>({.chosen_log_prob = chosen,
-                                   .rejected_log_prob = rejected,
-                                   .ref_chosen_log_prob = ref_chosen,
-                                   .ref_rejected_log_prob = ref_rejected},
-                                  {.d_chosen_log_prob = d_chosen,
-                                   .d_rejected_log_prob = d_rejected},
-                                  {.beta = 0.1, .over = rlhf::reduction::mean(rlhf::local)}, exec);
+    return rlhf::dpo_loss<double>(
+        {.chosen_log_prob = chosen,
+         .rejected_log_prob = rejected,
+         .ref_chosen_log_prob = ref_chosen,
+         .ref_rejected_log_prob = ref_rejected},
+        {.d_chosen_log_prob = d_chosen, .d_rejected_log_prob = d_rejected},
+        {.beta = 0.1, .over = rlhf::reduction::mean(rlhf::local)}, exec);
   };
   std::vector<std::byte> memory(rlhf::workspace_bytes(call));       // once
   const auto r = call(rlhf::serial{memory.data(), memory.size()});  // every step: no allocation

@@ -43,10 +43,11 @@ int main() {
   // The referee: the same call on the host.
   std::vector<float> host_d_log_prob(6);
   const auto expected = rlhf::clipped_surrogate_loss<float>(
-      {.log_prob = {host_log_prob, tokens}, .old_log_prob = {host_old_log_prob, tokens},
-       .advantage = host_advantage, .layout = rlhf::lengths(host_length)},
-      {.d_log_prob = {host_d_log_prob, tokens}},
-      {.over = rlhf::aggregation::token_mean(5)});
+      {.log_prob = {host_log_prob, tokens},
+       .old_log_prob = {host_old_log_prob, tokens},
+       .advantage = host_advantage,
+       .layout = rlhf::lengths(host_length)},
+      {.d_log_prob = {host_d_log_prob, tokens}}, {.over = rlhf::aggregation::token_mean(5)});
 
   const float* const log_prob = on_device(host_log_prob);
   const float* const old_log_prob = on_device(host_old_log_prob);
@@ -112,8 +113,8 @@ int main() {
   bool right = close(result.loss, expected.loss) && again.loss == result.loss &&
                close(replayed.loss, 2 * expected.loss);
   for (std::size_t k = 0; k < 6; ++k)
-    right = right && close(static_cast<double>(gradient[k]),
-                           2 * static_cast<double>(host_d_log_prob[k]));
+    right = right &&
+            close(static_cast<double>(gradient[k]), 2 * static_cast<double>(host_d_log_prob[k]));
   std::printf("loss %.4f  replayed with half the count %.4f: %s\n", result.loss, replayed.loss,
               right ? "as on the host" : "NOT as on the host");
   return right ? 0 : 1;

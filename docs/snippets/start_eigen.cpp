@@ -1,8 +1,8 @@
 // Eigen: arrays, maps and blocks as they are, row- or column-major.
 
 //! [include]
-#include <rlhf/backend/eigen.hpp>
 #include <rlhf/advantage/generalized_advantage_estimation.hpp>
+#include <rlhf/backend/eigen.hpp>
 #include <rlhf/policy/clipped_surrogate.hpp>
 //! [include]
 

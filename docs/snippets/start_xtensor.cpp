@@ -1,8 +1,8 @@
 // xtensor: containers, adapted memory and views of them.
 
 //! [include]
-#include <rlhf/backend/xtensor.hpp>
 #include <rlhf/advantage/group_relative_advantage.hpp>
+#include <rlhf/backend/xtensor.hpp>
 #include <rlhf/policy/clipped_surrogate.hpp>
 
 #if __has_include(<xtensor/views/xview.hpp>)  // xtensor 0.26 and later
@@ -43,9 +43,9 @@ int main() {
   const auto lp = xt::view(log_prob, xt::range(0, 2), xt::all());
   const auto old = xt::view(old_log_prob, xt::range(0, 2), xt::all());
   const auto adv = xt::view(advantage, xt::range(0, 2));
-  const auto first = rlhf::clipped_surrogate_loss<float>(
-      {.log_prob = lp, .old_log_prob = old, .advantage = adv}, {},
-      {.over = rlhf::aggregation::token_mean(rlhf::local)});
+  const auto first =
+      rlhf::clipped_surrogate_loss<float>({.log_prob = lp, .old_log_prob = old, .advantage = adv},
+                                          {}, {.over = rlhf::aggregation::token_mean(rlhf::local)});
   //! [view]
   std::printf("first prompt: tokens %g\n", first.tokens);
 }

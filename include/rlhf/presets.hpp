@@ -38,10 +38,11 @@ namespace trl {
 /// "dapo": token_mean(tokens of the step), "dr_grpo": sequence_mean_token_sum_norm(rows,
 /// max_completion_length).
 inline clipped_surrogate_config grpo(const aggregation& over, double beta = 0) {
-  return {.clip_low = 0.2,
-          .clip_high = 0.2,
-          .over = over,
-          .kl = {.coefficient = beta, .estimator = kl_estimator::k3, .weighting = kl_weighting::plain}};
+  return {
+      .clip_low = 0.2,
+      .clip_high = 0.2,
+      .over = over,
+      .kl = {.coefficient = beta, .estimator = kl_estimator::k3, .weighting = kl_weighting::plain}};
 }
 
 /// TRL RLOO: a clip on the ratio of the whole answer, mean over sequences.

@@ -13,7 +13,6 @@ using rlhf::cross_entropy_loss;
 
 namespace {
 
-
 /// The loss of one token by the textbook.
 long double reference_loss(const std::vector<long double>& x, std::size_t label,
                            const rlhf::cross_entropy_config& c) {

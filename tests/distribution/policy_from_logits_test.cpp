@@ -13,7 +13,6 @@ using rlhf::clipped_surrogate_from_logits;
 
 namespace {
 
-
 /// A batch of 3 sequences of 4 slots with holes, garbage where nothing counts.
 template <class L, class T = rlhf::compute_of<L>>
 struct batch {

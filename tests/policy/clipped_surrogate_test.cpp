@@ -19,14 +19,13 @@ TEST_CASE_TEMPLATE("clipped_surrogate_loss: values by hand", B, RLHF_TEST_BACKEN
   auto gradient = rows<B>({{7, 7}, {7, 7}});
   auto ratio = rows<B>({{7, 7}, {7, 7}});
   auto token_loss = rows<B>({{7, 7}, {7, 7}});
-  const auto r = clipped_surrogate_loss<double>({.log_prob = log_prob.tensor(),
-                                                 .old_log_prob = old_log_prob.tensor(),
-                                                 .advantage = advantage.tensor(),
-                                                 .mask = mask.tensor()},
-                                                {.d_log_prob = gradient.tensor(),
-                                                 .token_loss = token_loss.tensor(),
-                                                 .ratio = ratio.tensor()},
-                                                {.over = aggregation::token_mean(rlhf::local)});
+  const auto r = clipped_surrogate_loss<double>(
+      {.log_prob = log_prob.tensor(),
+       .old_log_prob = old_log_prob.tensor(),
+       .advantage = advantage.tensor(),
+       .mask = mask.tensor()},
+      {.d_log_prob = gradient.tensor(), .token_loss = token_loss.tensor(), .ratio = ratio.tensor()},
+      {.over = aggregation::token_mean(rlhf::local)});
   CHECK(r.loss == doctest::Approx((-1.2 + 0.8 - 0.5) / 3));
   CHECK(gradient(0, 0) == 0);
   CHECK(gradient(0, 1) == 0);
@@ -87,8 +86,7 @@ TEST_CASE("clipped_surrogate_loss: at a bound the gradient flows") {
   double gradient[1][2];
   clipped_surrogate_loss<double>(
       {.log_prob = log_prob, .old_log_prob = log_prob, .advantage = advantage},
-      {.d_log_prob = gradient},
-      {.clip_low = 0, .clip_high = 0, .over = aggregation::token_sum()});
+      {.d_log_prob = gradient}, {.clip_low = 0, .clip_high = 0, .over = aggregation::token_sum()});
   CHECK(gradient[0][0] == -1);
   CHECK(gradient[0][1] == 1);
 }
@@ -111,8 +109,8 @@ TEST_CASE("clipped_surrogate_loss: clip_low >= 1 is no lower bound") {
   const double log_prob[1][1] = {{-50}}, old[1][1] = {{0}}, advantage[1] = {-1};
   double gradient[1][1];
   const auto r = clipped_surrogate_loss<double>(
-      {.log_prob = log_prob, .old_log_prob = old, .advantage = advantage},
-      {.d_log_prob = gradient}, {.clip_low = 1, .over = aggregation::token_sum()});
+      {.log_prob = log_prob, .old_log_prob = old, .advantage = advantage}, {.d_log_prob = gradient},
+      {.clip_low = 1, .over = aggregation::token_sum()});
   CHECK(r.clip_fraction.sum == 0);
   CHECK(gradient[0][0] == doctest::Approx(std::exp(-50)));
 }
@@ -141,9 +139,11 @@ TEST_CASE("clipped_surrogate_loss: an empty mask is silence") {
 TEST_CASE("clipped_surrogate_loss: no rows and no columns are a batch too") {
   std::vector<double> none;
   for (const rlhf::shape s : {rlhf::shape(0, 5), rlhf::shape(3, 0), rlhf::shape(0, 0)}) {
-    const auto r = clipped_surrogate_loss<double>(
-        {.log_prob = {none.data(), s}, .old_log_prob = {none.data(), s}, .advantage = {none.data(), s}},
-        {.d_log_prob = {none.data(), s}}, {.over = aggregation::token_mean(rlhf::local)});
+    const auto r = clipped_surrogate_loss<double>({.log_prob = {none.data(), s},
+                                                   .old_log_prob = {none.data(), s},
+                                                   .advantage = {none.data(), s}},
+                                                  {.d_log_prob = {none.data(), s}},
+                                                  {.over = aggregation::token_mean(rlhf::local)});
     CHECK(r.loss == 0);
     CHECK(r.tokens == 0);
   }
@@ -154,8 +154,8 @@ TEST_CASE("clipped_surrogate_loss: zero advantage gives zero at any ratio") {
   const double advantage[1] = {0};
   double gradient[1][4];
   const auto r = clipped_surrogate_loss<double>(
-      {.log_prob = log_prob, .old_log_prob = old, .advantage = advantage},
-      {.d_log_prob = gradient}, {.over = aggregation::token_sum()});
+      {.log_prob = log_prob, .old_log_prob = old, .advantage = advantage}, {.d_log_prob = gradient},
+      {.over = aggregation::token_sum()});
   CHECK(r.loss == 0);
   for (const double g : gradient[0]) CHECK(g == 0);
   CHECK(r.saturated == 4);
@@ -185,8 +185,9 @@ TEST_CASE("clipped_surrogate_loss: NaN in a counted token is seen, and dropped o
   CHECK(r.nonfinite == 1);
   CHECK(gradient[0][0] == 0);
   gradient[0][0] = 7;
-  CHECK(message_of([&] { call(nonfinite_policy::error); }) ==
-        "clipped_surrogate_loss: inputs: expected finite values in every counted token, received 1");
+  CHECK(
+      message_of([&] { call(nonfinite_policy::error); }) ==
+      "clipped_surrogate_loss: inputs: expected finite values in every counted token, received 1");
   CHECK(gradient[0][0] == 7);
 }
 
@@ -197,7 +198,10 @@ TEST_CASE("clipped_surrogate_loss: the KL and entropy terms join in the same pas
   double gradient[1][1], d_entropy[1][1];
   const auto call = [&](rlhf::kl_estimator estimator, rlhf::kl_weighting weighting) {
     return clipped_surrogate_loss<double>(
-        {.log_prob = log_prob, .old_log_prob = old, .ref_log_prob = ref, .entropy = entropy,
+        {.log_prob = log_prob,
+         .old_log_prob = old,
+         .ref_log_prob = ref,
+         .entropy = entropy,
          .advantage = advantage},
         {.d_log_prob = gradient, .d_entropy = d_entropy},
         {.clip_high = 2,
@@ -246,7 +250,9 @@ TEST_CASE_TEMPLATE("clipped_surrogate_loss: contracts name function, argument an
         batch{.log_prob = x.tensor(), .old_log_prob = x.tensor(), .advantage = narrow.tensor()},
         {.over = over});
   check("clipped_surrogate_loss: ref_log_prob: expected to be left out: this call does not use it",
-        batch{.log_prob = x.tensor(), .old_log_prob = x.tensor(), .ref_log_prob = x.tensor(),
+        batch{.log_prob = x.tensor(),
+              .old_log_prob = x.tensor(),
+              .ref_log_prob = x.tensor(),
               .advantage = x.tensor()},
         {.over = over});
   check("clipped_surrogate_loss: ref_log_prob: expected a tensor: this input is required",
@@ -263,11 +269,14 @@ TEST_CASE_TEMPLATE("clipped_surrogate_loss: contracts name function, argument an
         {.over = aggregation::token_mean(-6)});
   check("clipped_surrogate_loss: over: expected a count > 0, because tokens count", good,
         {.over = aggregation::token_mean(0)});
-  check("clipped_surrogate_loss: kl.coefficient: expected a number that is finite and >= 0, "
-        "received inf",
-        batch{.log_prob = x.tensor(), .old_log_prob = x.tensor(), .ref_log_prob = x.tensor(),
-              .advantage = x.tensor()},
-        {.over = over, .kl = {.coefficient = infinite}});
+  check(
+      "clipped_surrogate_loss: kl.coefficient: expected a number that is finite and >= 0, "
+      "received inf",
+      batch{.log_prob = x.tensor(),
+            .old_log_prob = x.tensor(),
+            .ref_log_prob = x.tensor(),
+            .advantage = x.tensor()},
+      {.over = over, .kl = {.coefficient = infinite}});
 }
 
 TEST_CASE("clipped_surrogate_loss: a bad token is counted wherever it stands in a tile") {
@@ -283,12 +292,12 @@ TEST_CASE("clipped_surrogate_loss: a bad token is counted wherever it stands in 
         if (masked) mask[7] = mask[300] = mask[1200] = 0, log_prob[300] = 100;
         log_prob[at] = static_cast<float>(bad);
         const rlhf::mask_view<> flags(mask, shape);
-        const auto r = clipped_surrogate_loss<float>(
-            {.log_prob = {log_prob, shape},
-             .old_log_prob = {old, shape},
-             .advantage = {advantage, shape},
-             .mask = masked ? flags : rlhf::mask_view<>()},
-            {.d_log_prob = {gradient, shape}}, {.over = aggregation::token_sum()});
+        const auto r = clipped_surrogate_loss<float>({.log_prob = {log_prob, shape},
+                                                      .old_log_prob = {old, shape},
+                                                      .advantage = {advantage, shape},
+                                                      .mask = masked ? flags : rlhf::mask_view<>()},
+                                                     {.d_log_prob = {gradient, shape}},
+                                                     {.over = aggregation::token_sum()});
         CAPTURE(at);
         CAPTURE(bad);
         CHECK(r.saturated == (std::fabs(bad) > 80 ? 1 : 0));  // false for NaN
@@ -308,9 +317,11 @@ TEST_CASE("clipped_surrogate_loss: no gradient is -0, and sums of nothing are +0
     log_prob[k] = k % 2 == 0 ? 1.0f : -1.0f;  // far beyond the clip on either side
     advantage[k] = k % 3 == 0 ? 0.0f : k % 3 == 1 ? -0.0f : k % 2 == 0 ? 1.0f : -1.0f;
   }
-  const auto r = clipped_surrogate_loss<float>(
-      {.log_prob = {log_prob, shape}, .old_log_prob = {old, shape}, .advantage = {advantage, shape}},
-      {.d_log_prob = {gradient, shape}}, {.over = aggregation::token_mean(rlhf::local)});
+  const auto r = clipped_surrogate_loss<float>({.log_prob = {log_prob, shape},
+                                                .old_log_prob = {old, shape},
+                                                .advantage = {advantage, shape}},
+                                               {.d_log_prob = {gradient, shape}},
+                                               {.over = aggregation::token_mean(rlhf::local)});
   for (const float g : gradient) CHECK((g == 0 && !std::signbit(g)));
   CHECK(r.clip_fraction.sum == 33);  // A = 0 is cut nowhere
   const auto same = clipped_surrogate_loss<float>(

@@ -49,16 +49,17 @@ struct clipped_value_only {
 TEST_CASE("policy_loss: a formula that returns the loss alone gets its slope from dual numbers") {
   const double log_prob[1][2] = {{-1, -2}}, old[1][2] = {{-1.5, -2}}, advantage[1] = {3};
   double gradient[1][2];
-  const auto r = policy_loss<double>(square_ratio{},
-                                     {.log_prob = log_prob, .old_log_prob = old, .advantage = advantage},
-                                     {.d_log_prob = gradient}, {.over = aggregation::token_mean(2)});
+  const auto r = policy_loss<double>(
+      square_ratio{}, {.log_prob = log_prob, .old_log_prob = old, .advantage = advantage},
+      {.d_log_prob = gradient}, {.over = aggregation::token_mean(2)});
   const double ratio = std::exp(0.5);
   CHECK(r.loss == doctest::Approx((3 * ratio * ratio - 1 + 3 - 2) / 2));
   CHECK(gradient[0][0] == doctest::Approx((6 * ratio * ratio + 1) / 2));
   CHECK(gradient[0][1] == doctest::Approx((6.0 + 1) / 2));
 }
 
-TEST_CASE("policy_loss: a formula may ask for the sampler's log-probs and do without the old ones") {
+TEST_CASE(
+    "policy_loss: a formula may ask for the sampler's log-probs and do without the old ones") {
   const float log_prob[1][2] = {{-1, -2}}, behaviour[1][2] = {{-3, -2}}, advantage[1] = {2};
   float gradient[1][2];
   const auto r = policy_loss<float>(
@@ -122,8 +123,8 @@ TEST_CASE("policy_loss: an upstream number that is not finite leaves masked toke
   const std::vector<std::int64_t> offset{0, 400, 800, 1200};
   for (std::ptrdiff_t i = 0; i < rows; ++i)
     for (std::ptrdiff_t j = 0; j < columns; ++j) {
-      const bool counted = j < length[static_cast<std::size_t>(i)] &&
-                           (j < 128 || (j >= 256 && random.chance(0.7)));
+      const bool counted =
+          j < length[static_cast<std::size_t>(i)] && (j < 128 || (j >= 256 && random.chance(0.7)));
       flag.push_back(counted ? 1 : 0);
       weight.push_back(counted ? 0.5f : 0.0f);
       log_prob.push_back(static_cast<float>(counted ? random.uniform(-2, 0) : not_a_number));
@@ -183,8 +184,10 @@ TEST_CASE("policy_loss: normaliser and coefficients may be scalars in the execut
 }
 
 TEST_CASE("policy_loss: results of micro-batches add up") {
-  const rlhf::policy_result a{.loss = 1, .clip_fraction = {2, 4}, .ratio_min = 0.5, .ratio_max = 2, .tokens = 4};
-  const rlhf::policy_result b{.loss = 2, .clip_fraction = {1, 6}, .ratio_min = 0.7, .ratio_max = 3, .tokens = 6};
+  const rlhf::policy_result a{
+      .loss = 1, .clip_fraction = {2, 4}, .ratio_min = 0.5, .ratio_max = 2, .tokens = 4};
+  const rlhf::policy_result b{
+      .loss = 2, .clip_fraction = {1, 6}, .ratio_min = 0.7, .ratio_max = 3, .tokens = 6};
   const auto c = a + b;
   CHECK(c.loss == 3);
   CHECK(c.clip_fraction.mean() == doctest::Approx(0.3));
@@ -253,14 +256,19 @@ TEST_CASE("policy_loss: a term that is off brings no fields with it") {
               {.log_prob = x, .old_log_prob = x, .advantage = advantage, .group_id = id}, {},
               {.over = aggregation::token_sum(),
                .kl = {.over = aggregation::group_mean_token_mean(1)}});
-        }) == "clipped_surrogate_loss: group_id: expected to be left out: this call does not use it");
+        }) ==
+        "clipped_surrogate_loss: group_id: expected to be left out: this call does not use it");
 }
 
 TEST_CASE("policy_loss: saturated counts tokens, not weights, and the KL term's bound as well") {
-  const double now[1][3] = {{-1, -101, -1}}, old[1][3] = {{-101, -101, -1}}, ref[1][3] = {{-1, -1, -1}};
+  const double now[1][3] = {{-1, -101, -1}}, old[1][3] = {{-101, -101, -1}},
+               ref[1][3] = {{-1, -1, -1}};
   const double advantage[1] = {1}, weight[1][3] = {{0.25, 0.25, 0.25}};
   const auto r = rlhf::clipped_surrogate_loss<double>(
-      {.log_prob = now, .old_log_prob = old, .ref_log_prob = ref, .advantage = advantage,
+      {.log_prob = now,
+       .old_log_prob = old,
+       .ref_log_prob = ref,
+       .advantage = advantage,
        .mask = weight},
       {}, {.over = aggregation::token_sum(), .kl = {.coefficient = 1}});
   CHECK(r.saturated == 2);  // the ratio of the first, exp(-delta) of the second

@@ -15,19 +15,24 @@ using rlhf::sequence_ratio;
 
 TEST_CASE_TEMPLATE("sequence_clipped_surrogate_loss: values by hand", B, RLHF_TEST_BACKENDS) {
   // u = (0.1 + 0.3) / 2 = 0.2, A = 1, kept (ceiling 1.5) | u = -0.5, A = -1: cut at 0.9 | empty
-  const auto log_prob = rows<B>({{-1, -1, not_a_number}, {-1.5, not_a_number, not_a_number},
+  const auto log_prob = rows<B>({{-1, -1, not_a_number},
+                                 {-1.5, not_a_number, not_a_number},
                                  {not_a_number, not_a_number, not_a_number}});
-  const auto old = rows<B>({{-1.1, -1.3, not_a_number}, {-1, not_a_number, not_a_number},
+  const auto old = rows<B>({{-1.1, -1.3, not_a_number},
+                            {-1, not_a_number, not_a_number},
                             {not_a_number, not_a_number, not_a_number}});
   const auto mask = flags<B>({{1, 1, 0}, {1, 0, 0}, {0, 0, 0}});
   const double advantage[3] = {1, -1, 5};
   auto gradient = rows<B>({{7, 7, 7}, {7, 7, 7}, {7, 7, 7}});
   double sequence_loss[3] = {7, 7, 7};
   const auto r = sequence_clipped_surrogate_loss<double>(
-      {.log_prob = log_prob.tensor(), .old_log_prob = old.tensor(), .advantage = advantage,
+      {.log_prob = log_prob.tensor(),
+       .old_log_prob = old.tensor(),
+       .advantage = advantage,
        .mask = mask.tensor()},
       {.d_log_prob = gradient.tensor(), .sequence_loss = sequence_loss},
-      {.clip_low = 0.1, .clip_high = 0.5,
+      {.clip_low = 0.1,
+       .clip_high = 0.5,
        .over = aggregation::sequence_mean_token_mean(rlhf::local)});
   const double s = std::exp(0.2);
   CHECK(r.loss == doctest::Approx((-s + 0.9) / 2));
@@ -50,9 +55,10 @@ TEST_CASE("sequence_clipped_surrogate_loss: the sum is the ratio of the whole an
   const double log_prob[1][2] = {{-1, -1}}, old[1][2] = {{-1.1, -1.3}}, advantage[1] = {2};
   double gradient[1][2];
   const auto r = sequence_clipped_surrogate_loss<double>(
-      {.log_prob = log_prob, .old_log_prob = old, .advantage = advantage},
-      {.d_log_prob = gradient},
-      {.clip_low = 0.5, .clip_high = 1, .ratio = sequence_ratio::sum,
+      {.log_prob = log_prob, .old_log_prob = old, .advantage = advantage}, {.d_log_prob = gradient},
+      {.clip_low = 0.5,
+       .clip_high = 1,
+       .ratio = sequence_ratio::sum,
        .over = aggregation::sequence_mean_token_mean(1)});
   CHECK(r.loss == doctest::Approx(-2 * std::exp(0.4)));
   CHECK(gradient[0][0] == doctest::Approx(-2 * std::exp(0.4)));
@@ -74,7 +80,9 @@ TEST_CASE("sequence_clipped_surrogate_loss: both forms agree for one advantage p
     return sequence_clipped_surrogate_loss<double>(
         {.log_prob = now.tensor(), .old_log_prob = old.tensor(), .advantage = advantage},
         {.d_log_prob = gradient.tensor()},
-        {.clip_low = 0.05, .clip_high = 0.05, .form = form,
+        {.clip_low = 0.05,
+         .clip_high = 0.05,
+         .form = form,
          .over = aggregation::sequence_mean_token_mean(4)});
   };
   CHECK(call(sequence_form::sequence, a).loss ==
@@ -106,10 +114,11 @@ TEST_CASE("sequence_clipped_surrogate_loss: contracts") {
   CHECK(message_of([&] {
           sequence_clipped_surrogate_loss<double>(batch, {.d_log_prob = d},
                                                   {.over = aggregation::turn_mean(rlhf::local)});
-        }) == "sequence_clipped_surrogate_loss: over: expected an aggregation other than turn_mean");
+        }) ==
+        "sequence_clipped_surrogate_loss: over: expected an aggregation other than turn_mean");
   CHECK(message_of([&] {
-          sequence_clipped_surrogate_loss<double>(batch, {.d_log_prob = d},
-                                                  {.clip_high = -1, .over = aggregation::token_sum()});
+          sequence_clipped_surrogate_loss<double>(
+              batch, {.d_log_prob = d}, {.clip_high = -1, .over = aggregation::token_sum()});
         }) == "sequence_clipped_surrogate_loss: clip_high: expected >= 0, received -1");
   CHECK(d[0][0] == 7);
 }

@@ -22,17 +22,13 @@ TEST_CASE("dpo_loss: values by hand, every variant") {
   const double ref_chosen[2] = {-6, -6}, ref_rejected[2] = {-6, -6};
   double d_chosen[2], d_rejected[2], pair[2];
   const auto call = [&](dpo_variant variant, double e) {
-    return dpo_loss<double>({.chosen_log_prob = chosen,
-                             .rejected_log_prob = rejected,
-                             .ref_chosen_log_prob = ref_chosen,
-                             .ref_rejected_log_prob = ref_rejected},
-                            {.d_chosen_log_prob = d_chosen,
-                             .d_rejected_log_prob = d_rejected,
-                             .pair_loss = pair},
-                            {.beta = 0.5,
-                             .variant = variant,
-                             .label_smoothing = e,
-                             .over = reduction::mean(2)});
+    return dpo_loss<double>(
+        {.chosen_log_prob = chosen,
+         .rejected_log_prob = rejected,
+         .ref_chosen_log_prob = ref_chosen,
+         .ref_rejected_log_prob = ref_rejected},
+        {.d_chosen_log_prob = d_chosen, .d_rejected_log_prob = d_rejected, .pair_loss = pair},
+        {.beta = 0.5, .variant = variant, .label_smoothing = e, .over = reduction::mean(2)});
   };
   auto r = call(dpo_variant::sigmoid, 0);
   CHECK(r.loss == doctest::Approx((softplus(-1.5) + softplus(1)) / 2));
@@ -48,12 +44,14 @@ TEST_CASE("dpo_loss: values by hand, every variant") {
   CHECK(r.rejected_score.mean() == -6.5);
   CHECK(r.pairs == 2);
   r = call(dpo_variant::conservative, 0.1);
-  CHECK(r.loss == doctest::Approx((0.9 * softplus(-1.5) + 0.1 * softplus(1.5) +
-                                   0.9 * softplus(1) + 0.1 * softplus(-1)) / 2));
+  CHECK(r.loss == doctest::Approx((0.9 * softplus(-1.5) + 0.1 * softplus(1.5) + 0.9 * softplus(1) +
+                                   0.1 * softplus(-1)) /
+                                  2));
   CHECK(d_chosen[0] == doctest::Approx(0.5 * (sigmoid(1.5) - 0.9) / 2));
   r = call(dpo_variant::robust, 0.1);
-  CHECK(r.loss == doctest::Approx((0.9 * softplus(-1.5) - 0.1 * softplus(1.5) +
-                                   0.9 * softplus(1) - 0.1 * softplus(-1)) / 0.8 / 2));
+  CHECK(r.loss == doctest::Approx((0.9 * softplus(-1.5) - 0.1 * softplus(1.5) + 0.9 * softplus(1) -
+                                   0.1 * softplus(-1)) /
+                                  0.8 / 2));
   CHECK(d_chosen[0] == doctest::Approx(0.5 * (sigmoid(1.5) - 0.9 / 0.8) / 2));
 }
 
@@ -64,20 +62,23 @@ TEST_CASE("dpo_loss: conservative with labels that say nothing is symmetric") {
                                 .label_smoothing = 0.5,
                                 .reference_free = true,
                                 .over = reduction::sum()};
-  const auto a = dpo_loss<double>({.chosen_log_prob = chosen, .rejected_log_prob = rejected}, {}, config);
-  const auto b = dpo_loss<double>({.chosen_log_prob = rejected, .rejected_log_prob = chosen}, {}, config);
+  const auto a =
+      dpo_loss<double>({.chosen_log_prob = chosen, .rejected_log_prob = rejected}, {}, config);
+  const auto b =
+      dpo_loss<double>({.chosen_log_prob = rejected, .rejected_log_prob = chosen}, {}, config);
   CHECK(a.loss == doctest::Approx(b.loss).epsilon(1e-15));
 }
 
 TEST_CASE("dpo_loss: a policy equal to its reference has loss ln 2 and half the slope") {
   const double x[3] = {-3, -400, -0.5};
   double d_chosen[3], d_rejected[3];
-  const auto r = dpo_loss<double>({.chosen_log_prob = x,
-                                   .rejected_log_prob = x,
-                                   .ref_chosen_log_prob = x,
-                                   .ref_rejected_log_prob = x},
-                                  {.d_chosen_log_prob = d_chosen, .d_rejected_log_prob = d_rejected},
-                                  {.beta = 0.2, .over = reduction::mean(3)});
+  const auto r =
+      dpo_loss<double>({.chosen_log_prob = x,
+                        .rejected_log_prob = x,
+                        .ref_chosen_log_prob = x,
+                        .ref_rejected_log_prob = x},
+                       {.d_chosen_log_prob = d_chosen, .d_rejected_log_prob = d_rejected},
+                       {.beta = 0.2, .over = reduction::mean(3)});
   CHECK(r.loss == doctest::Approx(std::log(2.0)).epsilon(1e-15));
   for (int i = 0; i < 3; ++i) {
     CHECK(d_chosen[i] == doctest::Approx(-0.1 / 3).epsilon(1e-15));
@@ -100,17 +101,15 @@ TEST_CASE_TEMPLATE("dpo_loss: tokens are summed per answer and get its slope bac
   auto d_rejected = rows<B>({{7, 7, 7}, {7, 7, 7}});
   // a = 1 | 1;  b = 1 | -1;  z = 0 | 2·0.5 = 1
   for (const bool mean : {false, true}) {
-    const auto r = dpo_loss<double>({.chosen_log_prob = chosen.tensor(),
-                                     .rejected_log_prob = rejected.tensor(),
-                                     .ref_chosen_log_prob = ref_chosen.tensor(),
-                                     .ref_rejected_log_prob = ref_rejected.tensor(),
-                                     .chosen_mask = chosen_mask.tensor(),
-                                     .rejected_layout = rlhf::lengths(length)},
-                                    {.d_chosen_log_prob = d_chosen.tensor(),
-                                     .d_rejected_log_prob = d_rejected.tensor()},
-                                    {.beta = 0.5,
-                                     .length_normalised = mean,
-                                     .over = reduction::mean(rlhf::local)});
+    const auto r = dpo_loss<double>(
+        {.chosen_log_prob = chosen.tensor(),
+         .rejected_log_prob = rejected.tensor(),
+         .ref_chosen_log_prob = ref_chosen.tensor(),
+         .ref_rejected_log_prob = ref_rejected.tensor(),
+         .chosen_mask = chosen_mask.tensor(),
+         .rejected_layout = rlhf::lengths(length)},
+        {.d_chosen_log_prob = d_chosen.tensor(), .d_rejected_log_prob = d_rejected.tensor()},
+        {.beta = 0.5, .length_normalised = mean, .over = reduction::mean(rlhf::local)});
     // normalised: a = 1/2 | 1, b = 1/3 | -1
     const double z0 = mean ? 0.5 * (0.5 - 1.0 / 3) : 0, z1 = 1;
     CHECK(r.loss == doctest::Approx((softplus(-z0) + softplus(-z1)) / 2));
@@ -158,7 +157,10 @@ TEST_CASE("dpo_loss: margin, weight, upstream and a missing reference") {
   const double margin[2] = {0.5, 0}, weight[2] = {2, 0}, upstream[2] = {3, 5};
   double d_chosen[2] = {7, 7}, pair[2] = {7, 7};
   const auto r = dpo_loss<double>(
-      {.chosen_log_prob = chosen, .rejected_log_prob = rejected, .margin = margin, .weight = weight},
+      {.chosen_log_prob = chosen,
+       .rejected_log_prob = rejected,
+       .margin = margin,
+       .weight = weight},
       {.d_chosen_log_prob = rlhf::add_to(d_chosen), .pair_loss = pair, .upstream = upstream},
       {.beta = 1, .reference_free = true, .over = reduction::mean(rlhf::local)});
   // z = 1 - 0.5; the pair weighs 2 of 2
@@ -184,17 +186,18 @@ TEST_CASE("dpo_loss: far margins are finite in value and slope") {
 
 TEST_CASE("dpo_loss: no pair is silence, and NaN is seen or dropped") {
   std::vector<double> none;
-  const auto empty = dpo_loss<double>({.chosen_log_prob = none, .rejected_log_prob = none}, {},
-                                      {.reference_free = true, .over = reduction::mean(rlhf::local)});
+  const auto empty =
+      dpo_loss<double>({.chosen_log_prob = none, .rejected_log_prob = none}, {},
+                       {.reference_free = true, .over = reduction::mean(rlhf::local)});
   CHECK(empty.loss == 0);
   CHECK(empty.pairs == 0);
   const double chosen[2] = {not_a_number, -1}, rejected[2] = {-1, -1};
   double d_chosen[2];
-  for (const auto policy : {rlhf::nonfinite_policy::propagate, rlhf::nonfinite_policy::drop_token}) {
-    const auto r = dpo_loss<double>({.chosen_log_prob = chosen, .rejected_log_prob = rejected},
-                                    {.d_chosen_log_prob = d_chosen},
-                                    {.reference_free = true, .over = reduction::mean(2),
-                                     .nonfinite = policy});
+  for (const auto policy :
+       {rlhf::nonfinite_policy::propagate, rlhf::nonfinite_policy::drop_token}) {
+    const auto r = dpo_loss<double>(
+        {.chosen_log_prob = chosen, .rejected_log_prob = rejected}, {.d_chosen_log_prob = d_chosen},
+        {.reference_free = true, .over = reduction::mean(2), .nonfinite = policy});
     const bool kept = policy == rlhf::nonfinite_policy::propagate;
     CHECK(std::isnan(r.loss) == kept);
     CHECK(r.nonfinite == 1);
@@ -213,13 +216,16 @@ TEST_CASE("dpo_loss: contracts") {
     CHECK(message_of([&] { dpo_loss<double>(b, {.d_chosen_log_prob = d}, config); }) == expected);
     CHECK((d[0] == 7 && d[1] == 7));
   };
-  const batch good{.chosen_log_prob = x, .rejected_log_prob = x, .ref_chosen_log_prob = x,
+  const batch good{.chosen_log_prob = x,
+                   .rejected_log_prob = x,
+                   .ref_chosen_log_prob = x,
                    .ref_rejected_log_prob = x};
   check("dpo_loss: beta: expected a number that is finite and > 0, received 0", good,
         {.beta = 0, .over = over});
-  check("dpo_loss: label_smoothing: expected 0: variant sigmoid has none, choose conservative or "
-        "robust, received 0.1",
-        good, {.label_smoothing = 0.1, .over = over});
+  check(
+      "dpo_loss: label_smoothing: expected 0: variant sigmoid has none, choose conservative or "
+      "robust, received 0.1",
+      good, {.label_smoothing = 0.1, .over = over});
   check("dpo_loss: label_smoothing: expected < 0.5 for variant robust, received 0.5", good,
         {.variant = dpo_variant::robust, .label_smoothing = 0.5, .over = over});
   check("dpo_loss: label_smoothing: expected in [0, 0.5], received 0.6", good,
@@ -235,7 +241,8 @@ TEST_CASE("dpo_loss: contracts") {
   CHECK(message_of([&] {
           dpo_loss<double>({.chosen_log_prob = tokens, .rejected_log_prob = more}, {},
                            {.reference_free = true, .over = over});
-        }) == "dpo_loss: rejected_log_prob: expected as many answers as chosen_log_prob has, received 3");
+        }) ==
+        "dpo_loss: rejected_log_prob: expected as many answers as chosen_log_prob has, received 3");
   check("dpo_loss: d_chosen_log_prob: expected shape [2, 2], received [2]",
         {.chosen_log_prob = tokens, .rejected_log_prob = tokens},
         {.reference_free = true, .over = over});

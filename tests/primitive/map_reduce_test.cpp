@@ -97,7 +97,8 @@ std::vector<double> sum_of(const std::vector<float>& x, const std::vector<std::i
 
 }  // namespace
 
-TEST_CASE("map_reduce: the order of sums is the documented one, bit by bit, on any number of threads") {
+TEST_CASE(
+    "map_reduce: the order of sums is the documented one, bit by bit, on any number of threads") {
   random_numbers random(71);
   for (const auto& [rows, longest] : {std::pair<std::ptrdiff_t, std::ptrdiff_t>{1, 1},
                                       {1, 5000},
@@ -162,7 +163,8 @@ TEST_CASE("map_reduce: a kernel of the user's own, with a factor per row") {
   CHECK(d[1][2] == 12);  // 2 · 6 · 1
 }
 
-TEST_CASE("map_reduce: rows that fill their steps, side by side in memory, keep the documented order") {
+TEST_CASE(
+    "map_reduce: rows that fill their steps, side by side in memory, keep the documented order") {
   random_numbers random(72);
   for (const std::ptrdiff_t columns : {16, 32, 112})
     for (const double holes : {0.0, 0.05, 0.5}) {
@@ -378,7 +380,8 @@ outcome run(const masked_batch& b, given how, const Exec& exec, std::ptrdiff_t g
 
 }  // namespace
 
-TEST_CASE("map_reduce: what a kernel says of itself changes no bit, whole, empty and broken blocks") {
+TEST_CASE(
+    "map_reduce: what a kernel says of itself changes no bit, whole, empty and broken blocks") {
   std::uint64_t seed = 80;
   for (const auto& [rows, columns] : {std::pair<std::ptrdiff_t, std::ptrdiff_t>{1, 5000},
                                       {3, 2048},
@@ -434,10 +437,8 @@ TEST_CASE("map_reduce: a factor that is not finite stays out of masked tokens") 
     return std::isnan(x) ? std::isnan(y) : x == y && std::signbit(x) == std::signbit(y);
   };
   std::uint64_t seed = 180;
-  for (const auto& [rows, columns] : {std::pair<std::ptrdiff_t, std::ptrdiff_t>{1, 1000},
-                                      {70, 300},
-                                      {130, 16},
-                                      {200, 10}})
+  for (const auto& [rows, columns] :
+       {std::pair<std::ptrdiff_t, std::ptrdiff_t>{1, 1000}, {70, 300}, {130, 16}, {200, 10}})
     for (const given how : {given::flags, given::weights})
       for (const double factor : {infinite, -infinite, not_a_number, 1e39})
         for (const std::ptrdiff_t gap : {0, 5}) {
@@ -458,7 +459,9 @@ TEST_CASE("map_reduce: a factor that is not finite stays out of masked tokens") 
         }
 }
 
-TEST_CASE("map_reduce: lengths, the same as flags, and rows packed one behind the other share their bits") {
+TEST_CASE(
+    "map_reduce: lengths, the same as flags, and rows packed one behind the other share their "
+    "bits") {
   random_numbers random(95);
   for (const std::ptrdiff_t columns : {5, 16, 32, 40, 160, 700, 1024})
     for (const double full : {0.0, 0.7}) {
@@ -516,7 +519,8 @@ TEST_CASE("map_reduce: one number per row reaches short rows that run as one") {
     const rlhf::shape shape(rows, columns);
     std::vector<float> x(size, 1), per_row, out(size, 7);
     for (std::ptrdiff_t i = 0; i < rows; ++i) per_row.push_back(static_cast<float>(i + 1));
-    rlhf::token_binder<rlhf::host_space> bind("run", "x", rlhf::view<const float>(x, shape), {}, {});
+    rlhf::token_binder<rlhf::host_space> bind("run", "x", rlhf::view<const float>(x, shape), {},
+                                              {});
     rlhf::token_arguments<in_parts, rlhf::host_space> a;
     a.domain = bind.domain();
     a.in[0] = bind.token("x", rlhf::view<const float>(x, shape));

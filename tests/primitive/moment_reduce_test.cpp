@@ -137,7 +137,8 @@ struct batch {
   std::vector<T> weight;
   std::vector<row_of<T>> as_rows;
 
-  batch(rlhf::index r, rlhf::index c, drawn how, bool ragged, bool holes, bool weighted, std::uint64_t seed)
+  batch(rlhf::index r, rlhf::index c, drawn how, bool ragged, bool holes, bool weighted,
+        std::uint64_t seed)
       : rows(r), columns(c) {
     random_numbers random(seed);
     const auto n = static_cast<std::size_t>(r * c);
@@ -146,7 +147,8 @@ struct batch {
     flag.assign(n, 0);
     weight.assign(n, T(0));
     for (rlhf::index i = 0; i < r; ++i) {
-      rlhf::index m = ragged ? static_cast<rlhf::index>(random.uniform(0, static_cast<double>(c) + 0.999)) : c;
+      rlhf::index m =
+          ragged ? static_cast<rlhf::index>(random.uniform(0, static_cast<double>(c) + 0.999)) : c;
       length.push_back(static_cast<std::int32_t>(m));
       row_of<T> row;
       for (rlhf::index j = 0; j < m; ++j) {
@@ -252,8 +254,8 @@ TEST_CASE_TEMPLATE("moment_reduce: the documented order, bit by bit, in every me
             run(padded, mask, {});
             run(columns, mask, {});
             run(padded, mask, rlhf::lengths(b.length));
-            run({b.packed.data(), rlhf::shape(static_cast<rlhf::index>(b.packed.size()))}, b.packed_flag,
-                rlhf::packed(b.offset));
+            run({b.packed.data(), rlhf::shape(static_cast<rlhf::index>(b.packed.size()))},
+                b.packed_flag, rlhf::packed(b.offset));
             if (holes) continue;
             run(padded, {}, rlhf::lengths(b.length));
             run(columns, {}, rlhf::lengths(b.length));
@@ -263,8 +265,8 @@ TEST_CASE_TEMPLATE("moment_reduce: the documented order, bit by bit, in every me
           }
 }
 
-TEST_CASE_TEMPLATE("moment_reduce: rows without a token, between packed rows of full steps", T, float,
-                   double) {
+TEST_CASE_TEMPLATE("moment_reduce: rows without a token, between packed rows of full steps", T,
+                   float, double) {
   random_numbers random(21);
   for (int round = 0; round < 40; ++round) {
     CAPTURE(round);
@@ -325,7 +327,8 @@ TEST_CASE_TEMPLATE("moment_reduce: rows without a token, between packed rows of 
 TEST_CASE_TEMPLATE("moment_reduce: equal numbers have no spread, wherever they lie", T, float,
                    double) {
   for (const double number : {0.1, -3.7, 1e-3, 123456.789, 0.0, -0.0})
-    for (const rlhf::index n : {rlhf::index{1}, rlhf::index{7}, rlhf::index{16}, rlhf::index{100}, rlhf::index{1024}, rlhf::index{5000}})
+    for (const rlhf::index n : {rlhf::index{1}, rlhf::index{7}, rlhf::index{16}, rlhf::index{100},
+                                rlhf::index{1024}, rlhf::index{5000}})
       for (const rlhf::index head : {rlhf::index{0}, rlhf::index{3}, rlhf::index{200}}) {
         const auto x = static_cast<T>(number);
         std::vector<T> value(static_cast<std::size_t>(n + head), static_cast<T>(not_a_number));
@@ -347,11 +350,10 @@ TEST_CASE_TEMPLATE("moment_reduce: equal numbers have no spread, wherever they l
       }
 }
 
-TEST_CASE_TEMPLATE("moment_reduce: equal numbers whose sum or squares overflow", T, float,
-                   double) {
+TEST_CASE_TEMPLATE("moment_reduce: equal numbers whose sum or squares overflow", T, float, double) {
   const bool narrow = std::is_same_v<T, float>;
-  for (const double number : {narrow ? 3e38 : 1e308, narrow ? -3e38 : -1e308,
-                              narrow ? 1e25 : 1e200})
+  for (const double number :
+       {narrow ? 3e38 : 1e308, narrow ? -3e38 : -1e308, narrow ? 1e25 : 1e200})
     for (const std::size_t n : {2u, 16u, 40u, 3000u})
       for (const std::size_t head : {0u, 5u, 200u}) {
         const auto x = static_cast<T>(number);

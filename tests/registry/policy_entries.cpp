@@ -113,14 +113,12 @@ struct sequence_clipped_surrogate {
         quad sum = 0, n = 0;
         for (index j = 0; j < p.columns; ++j)
           if (p.w(i, j) > 0) {
-            const quad now = to_token ? drawn(p, i, j)
-                                      : quad_at(p, x, "log_prob", i, j);
+            const quad now = to_token ? drawn(p, i, j) : quad_at(p, x, "log_prob", i, j);
             sum += p.w(i, j) * (now - quad_at(p, x, "old_log_prob", i, j));
             n += p.w(i, j);
           }
         quad u = kind(p.variant) == rlhf::sequence_ratio::mean ? sum / n : sum;
-        if (to_token)
-          u += quad_at(p, x, "log_prob", i, k) - drawn(p, i, k);
+        if (to_token) u += quad_at(p, x, "log_prob", i, k) - drawn(p, i, k);
         const quad ratio = expq(u);
         return rlhf::formula::clipped_surrogate(ratio, quad_at(p, x, "advantage", i, k),
                                                 one - static_cast<quad>(0.1),

@@ -39,8 +39,10 @@ void check(const host_matrix<double>& w, std::initializer_list<double> expected)
 
 TEST_CASE("aggregation: the weight of every mode by hand") {
   // N = 6 tokens, S = 3 sequences, n = 3, 1, 0, 2
-  check(weights(aggregation::token_mean(rlhf::local)), {1.0 / 6, 1.0 / 6, 1.0 / 6, 1.0 / 6, 1.0 / 6, 1.0 / 6});
-  check(weights(aggregation::token_mean(60)), {1.0 / 60, 1.0 / 60, 1.0 / 60, 1.0 / 60, 1.0 / 60, 1.0 / 60});
+  check(weights(aggregation::token_mean(rlhf::local)),
+        {1.0 / 6, 1.0 / 6, 1.0 / 6, 1.0 / 6, 1.0 / 6, 1.0 / 6});
+  check(weights(aggregation::token_mean(60)),
+        {1.0 / 60, 1.0 / 60, 1.0 / 60, 1.0 / 60, 1.0 / 60, 1.0 / 60});
   check(weights(aggregation::token_sum()), {1, 1, 1, 1, 1, 1});
   check(weights(aggregation::none()), {1, 1, 1, 1, 1, 1});
   check(weights(aggregation::sequence_mean_token_sum(rlhf::local)),
@@ -65,10 +67,12 @@ TEST_CASE("aggregation: groups are found by id, in any order; a group without to
 TEST_CASE("aggregation: group ids are required where they are used, and refused where not") {
   CHECK(message_of([] { weights(aggregation::group_mean_token_mean(rlhf::local)); }) ==
         "reinforce_loss: group_id: expected a tensor: this input is required");
-  CHECK(message_of([] { weights(aggregation::token_sum(), {1, 1, 1, 1}); }) ==
-        "reinforce_loss: group_id: expected to be left out: this call does not use it");
-  CHECK(message_of([] { weights(aggregation::group_mean_token_mean(rlhf::local), {1, 1}); }) ==
-        "reinforce_loss: group_id: expected shape [4], received [2]");
+  CHECK(message_of([] {
+          weights(aggregation::token_sum(), {1, 1, 1, 1});
+        }) == "reinforce_loss: group_id: expected to be left out: this call does not use it");
+  CHECK(message_of([] {
+          weights(aggregation::group_mean_token_mean(rlhf::local), {1, 1});
+        }) == "reinforce_loss: group_id: expected shape [4], received [2]");
 }
 
 TEST_CASE("aggregation: counts and horizons that are none") {

@@ -135,9 +135,9 @@ TEST_CASE("pair_loss: any number of pairs has the same bits dense, strided and o
           {.over = reduction::mean(rlhf::local)}, exec);
     };
     const auto a = run(chosen, dc, dr, rlhf::serial{});
-    const auto b =
-        run({wide.data(), {count}, {rlhf::index{2}}},
-            rlhf::view<double>(wide_dc.data(), {count}, {rlhf::index{2}}), other_dr, rlhf::serial{});
+    const auto b = run({wide.data(), {count}, {rlhf::index{2}}},
+                       rlhf::view<double>(wide_dc.data(), {count}, {rlhf::index{2}}), other_dr,
+                       rlhf::serial{});
     const auto c = run(chosen, other_dc, other_dr, rlhf::parallel{two});
     for (const auto& r : {b, c}) {
       CHECK(r.loss == a.loss);
@@ -182,8 +182,8 @@ TEST_CASE(
   CHECK(broken({.chosen_score = {wide.data(), {3, 2}}, .rejected_score = y}, {}).find("rank 1") !=
         std::string::npos);
   CHECK(broken({.chosen_score = x,
-                .rejected_score =
-                    rlhf::view<const double>(static_cast<const double*>(nullptr), {rlhf::index{3}})},
+                .rejected_score = rlhf::view<const double>(static_cast<const double*>(nullptr),
+                                                           {rlhf::index{3}})},
                {})
             .find("its pointer is null") != std::string::npos);
   const rlhf::view<double> one_place(d.data(), {rlhf::index{3}}, {rlhf::index{0}});

@@ -36,9 +36,12 @@ template <class T>
 struct host_matrix {
   std::vector<T> data;
   index rows, columns;
-  host_matrix(index r, index c, T fill = T()) : data(static_cast<std::size_t>(r * c), fill), rows(r), columns(c) {}
+  host_matrix(index r, index c, T fill = T())
+      : data(static_cast<std::size_t>(r * c), fill), rows(r), columns(c) {}
   T& operator()(index i, index j) { return data[static_cast<std::size_t>(i * columns + j)]; }
-  const T& operator()(index i, index j) const { return data[static_cast<std::size_t>(i * columns + j)]; }
+  const T& operator()(index i, index j) const {
+    return data[static_cast<std::size_t>(i * columns + j)];
+  }
   rlhf::view<T> tensor() { return {data.data(), rlhf::shape(rows, columns)}; }
   rlhf::view<const T> tensor() const { return {data.data(), rlhf::shape(rows, columns)}; }
 };
@@ -48,10 +51,15 @@ template <class T>
 struct strided_matrix {
   std::vector<T> data;
   index rows, columns;
-  strided_matrix(index r, index c, T fill = T()) : data(static_cast<std::size_t>(2 * r * c), fill), rows(r), columns(c) {}
+  strided_matrix(index r, index c, T fill = T())
+      : data(static_cast<std::size_t>(2 * r * c), fill), rows(r), columns(c) {}
   T& operator()(index i, index j) { return data[static_cast<std::size_t>(2 * (j * rows + i))]; }
-  const T& operator()(index i, index j) const { return data[static_cast<std::size_t>(2 * (j * rows + i))]; }
-  rlhf::view<T> tensor() { return {data.data(), rlhf::shape(rows, columns), rlhf::shape(index{2}, 2 * rows)}; }
+  const T& operator()(index i, index j) const {
+    return data[static_cast<std::size_t>(2 * (j * rows + i))];
+  }
+  rlhf::view<T> tensor() {
+    return {data.data(), rlhf::shape(rows, columns), rlhf::shape(index{2}, 2 * rows)};
+  }
   rlhf::view<const T> tensor() const {
     return {data.data(), rlhf::shape(rows, columns), rlhf::shape(index{2}, 2 * rows)};
   }
@@ -98,7 +106,8 @@ template <class T, xt::layout_type Order>
 struct xtensor_matrix {
   xt::xtensor<T, 2, Order> data;
   xtensor_matrix(index r, index c, T fill = T())
-      : data(std::array<std::size_t, 2>{static_cast<std::size_t>(r), static_cast<std::size_t>(c)}, fill) {}
+      : data(std::array<std::size_t, 2>{static_cast<std::size_t>(r), static_cast<std::size_t>(c)},
+             fill) {}
   T& operator()(index i, index j) { return data(i, j); }
   const T& operator()(index i, index j) const { return data(i, j); }
   auto& tensor() { return data; }
@@ -114,13 +123,15 @@ struct xtensor_columns_backend {
   template <class T>
   using matrix = xtensor_matrix<T, xt::layout_type::column_major>;
 };
-#define RLHF_TEST_XTENSOR_BACKENDS , rlhf_test::xtensor_rows_backend, rlhf_test::xtensor_columns_backend
+#define RLHF_TEST_XTENSOR_BACKENDS \
+  , rlhf_test::xtensor_rows_backend, rlhf_test::xtensor_columns_backend
 #else
 #define RLHF_TEST_XTENSOR_BACKENDS
 #endif
 
 #define RLHF_TEST_BACKENDS \
-  rlhf_test::host_backend, rlhf_test::strided_backend RLHF_TEST_EIGEN_BACKENDS RLHF_TEST_XTENSOR_BACKENDS
+  rlhf_test::host_backend, \
+      rlhf_test::strided_backend RLHF_TEST_EIGEN_BACKENDS RLHF_TEST_XTENSOR_BACKENDS
 
 /// A matrix of backend B from rows written out in the test.
 template <class B, class T = double>

@@ -33,10 +33,14 @@ TEST_CASE("view: what a field takes, and the shape it sees") {
 
 TEST_CASE("view: a shape that does not fit its range, and strides that do not fit their shape") {
   std::vector<float> v(6);
-  CHECK(message_of([&] { rlhf::view<float>(v, {2, 4}); }).find("received [2, 4]") != std::string::npos);
+  CHECK(message_of([&] {
+          rlhf::view<float>(v, {2, 4});
+        }).find("received [2, 4]") != std::string::npos);
   // a product that wraps around to 0 is not the length of an empty vector
   std::vector<float> none;
-  CHECK(message_of([&] { rlhf::view<float>(none, {std::ptrdiff_t{1} << 40, std::ptrdiff_t{1} << 40}); }) != "");
+  CHECK(message_of([&] {
+          rlhf::view<float>(none, {std::ptrdiff_t{1} << 40, std::ptrdiff_t{1} << 40});
+        }) != "");
   CHECK(message_of([&] { rlhf::view<float>(v.data(), rlhf::shape(2, 3), rlhf::shape(3)); }) ==
         "view: strides: expected as many as there are extents, received [3]");
 }
@@ -59,7 +63,8 @@ TEST_CASE("view: extents whose product or scratch memory does not fit are refuse
         "reinforce_loss: workspace: expected a batch whose scratch memory fits the address space");
 }
 
-TEST_CASE("view: outputs that lie on inputs, masks or each other are refused; blocks beside them not") {
+TEST_CASE(
+    "view: outputs that lie on inputs, masks or each other are refused; blocks beside them not") {
   float matrix[2][12] = {};
   float weight[2][3] = {{1, 1, 1}, {1, 1, 1}};
   float other[2][3] = {};
@@ -83,12 +88,12 @@ TEST_CASE("view: outputs that lie on inputs, masks or each other are refused; bl
 TEST_CASE("view: lengths, ids and masks need memory and alignment like any tensor") {
   const float x[2][2] = {{-1, -1}, {-1, -1}}, advantage[2] = {1, 1};
   alignas(8) unsigned char bytes[64] = {};
-  const auto call = [&](rlhf::mask_view<> mask, rlhf::sequence_layout<> layout, rlhf::index_view<> id,
-                        aggregation over) {
+  const auto call = [&](rlhf::mask_view<> mask, rlhf::sequence_layout<> layout,
+                        rlhf::index_view<> id, aggregation over) {
     return message_of([&] {
-      rlhf::reinforce_loss<float>({.log_prob = x, .advantage = advantage, .group_id = id, .mask = mask,
-                                   .layout = layout},
-                                  {}, {.over = over});
+      rlhf::reinforce_loss<float>(
+          {.log_prob = x, .advantage = advantage, .group_id = id, .mask = mask, .layout = layout},
+          {}, {.over = over});
     });
   };
   const auto sum = aggregation::token_sum();
@@ -112,7 +117,8 @@ TEST_CASE("add_to: takes a pointer or a range with its shape") {
   const float x[1][2] = {{-1, -1}}, advantage[1] = {1};
   std::vector<float> a{10, 20};
   rlhf::reinforce_loss<float>({.log_prob = x, .advantage = advantage},
-                              {.d_log_prob = rlhf::add_to(a, {1, 2})}, {.over = aggregation::token_sum()});
+                              {.d_log_prob = rlhf::add_to(a, {1, 2})},
+                              {.over = aggregation::token_sum()});
   rlhf::reinforce_loss<float>({.log_prob = x, .advantage = advantage},
                               {.d_log_prob = rlhf::add_to(a.data(), {1, 2})},
                               {.over = aggregation::token_sum()});

@@ -135,7 +135,7 @@ struct scan_case {
   index rows, columns;
   scan_holes how;
   bool episodes = false;
-  int valid_in_8 = 6;    // of 8 tokens
+  int valid_in_8 = 6;                    // of 8 tokens
   index skew = 0, beyond = 0, step = 1;  // elements before the rows, after each, and between tokens
 };
 

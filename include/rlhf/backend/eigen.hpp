@@ -31,16 +31,21 @@ struct tensor_traits<X> {
   static constexpr bool owns = std::is_base_of_v<Eigen::PlainObjectBase<X>, X>;
 
   template <class Y>
-  static constexpr auto raw(Y& x) -> raw_view<std::remove_pointer_t<decltype(x.data())>, host_space> {
+  static constexpr auto raw(Y& x)
+      -> raw_view<std::remove_pointer_t<decltype(x.data())>, host_space> {
     const auto inner = static_cast<index>(x.innerStride());
     const auto outer = static_cast<index>(x.outerStride());
     if constexpr (X::IsVectorAtCompileTime)
       return {x.data(), 1, {static_cast<index>(x.size()), 1, 1}, {inner, 0, 0}};
     else if constexpr (X::IsRowMajor)
-      return {x.data(), 2, {static_cast<index>(x.rows()), static_cast<index>(x.cols()), 1},
+      return {x.data(),
+              2,
+              {static_cast<index>(x.rows()), static_cast<index>(x.cols()), 1},
               {outer, inner, 0}};
     else
-      return {x.data(), 2, {static_cast<index>(x.rows()), static_cast<index>(x.cols()), 1},
+      return {x.data(),
+              2,
+              {static_cast<index>(x.rows()), static_cast<index>(x.cols()), 1},
               {inner, outer, 0}};
   }
 };

@@ -101,7 +101,8 @@ class host_run {
   /// See primitive/map_reduce.hpp. Writes the figures in the order of sums_of<K>.
   template <class K>
   void map_reduce(const K& kernel, const token_arguments<K, space>& a, double* sums) {
-    constexpr auto levels = detail::figure_tree::levels * static_cast<std::size_t>(sums_of<K>::size);
+    constexpr auto levels =
+        detail::figure_tree::levels * static_cast<std::size_t>(sums_of<K>::size);
     double level[2 * levels];
     constexpr bool figures = K::sums + K::ranges + K::observed > 0;  // else it only writes
     reduce_tokens(detail::work_of<math::native_lane<typename K::scalar_type>>(kernel, a), figures,
@@ -141,8 +142,7 @@ class host_run {
     const index units_per_group =
         threads > 1 && groups < 4 * threads ? units_of_group(a.domain) : 1;
     constexpr index per_unit = flushes_per_unit * steps_per_flush;
-    totals* const partial =
-        threads > 1 ? allocate<totals>(groups * units_per_group) : nullptr;
+    totals* const partial = threads > 1 ? allocate<totals>(groups * units_per_group) : nullptr;
     if (arena_.dry()) return;
     const auto group_end = [&](index row) {
       return row + rows_per_group < rows ? row + rows_per_group : rows;
@@ -232,8 +232,8 @@ class host_run {
       bool counted;
       totals figures;
     };
-    const index slots = a.domain.kind == arrangement::packed ? a.domain.columns
-                                                             : a.domain.rows * a.domain.columns;
+    const index slots =
+        a.domain.kind == arrangement::packed ? a.domain.columns : a.domain.rows * a.domain.columns;
     const index threads = exec_.concurrency();
     const index units = threads < slots ? threads : slots;
     const index tiles = detail::row_tiles(a.classes);

@@ -32,7 +32,8 @@
 #if defined(RLHF_ALLOW_FAST_MATH)
 #define RLHF_FAST_MATH 1
 #else
-#error "rlhf counts and reports NaN, which -ffast-math lets a compiler ignore. Build without \
+#error \
+    "rlhf counts and reports NaN, which -ffast-math lets a compiler ignore. Build without \
 -ffast-math (and -ffinite-math-only), or define RLHF_ALLOW_FAST_MATH to accept wrong NaN handling."
 #endif
 #endif
@@ -144,6 +145,6 @@
 #define RLHF_DETAIL_CHECKS_OF(compute) RLHF_DETAIL_CHECKS(compute)
 #define RLHF_CHECKS RLHF_DETAIL_CHECKS_OF(RLHF_COMPUTE)
 
-#define RLHF_COMPUTE                                                               \
-  RLHF_DETAIL_COMPUTE(RLHF_DETAIL_ISA, RLHF_DETAIL_FMA, RLHF_DETAIL_STRICT,        \
-                      RLHF_DETAIL_PORTABLE, RLHF_DETAIL_FAST)
+#define RLHF_COMPUTE                                                                              \
+  RLHF_DETAIL_COMPUTE(RLHF_DETAIL_ISA, RLHF_DETAIL_FMA, RLHF_DETAIL_STRICT, RLHF_DETAIL_PORTABLE, \
+                      RLHF_DETAIL_FAST)

@@ -32,9 +32,10 @@ struct kl_terms {
 /// One token's estimate and its slope. A clamp of 0 is none; where a clamp holds the estimator is
 /// constant, as in the peers that have one, so it takes part by preset only.
 template <lane V>
-RLHF_HOST_DEVICE RLHF_INLINE kl_terms<V> kl_estimate(const V& delta, const V& ratio, kl_estimator estimator,
-                                         kl_weighting weighting, scalar_of<V> input_clamp,
-                                         scalar_of<V> output_clamp) {
+RLHF_HOST_DEVICE RLHF_INLINE kl_terms<V> kl_estimate(const V& delta, const V& ratio,
+                                                     kl_estimator estimator, kl_weighting weighting,
+                                                     scalar_of<V> input_clamp,
+                                                     scalar_of<V> output_clamp) {
   const V zero = math::constant<V>(0);
   const V one = math::constant<V>(1);
   V x = delta;
@@ -49,7 +50,8 @@ RLHF_HOST_DEVICE RLHF_INLINE kl_terms<V> kl_estimate(const V& delta, const V& ra
   V value = x;
   V slope = one;
   switch (estimator) {
-    case kl_estimator::k1: break;
+    case kl_estimator::k1:
+      break;
     case kl_estimator::k2:
       value = math::constant<V>(0.5) * x * x;
       slope = x;
@@ -73,7 +75,8 @@ RLHF_HOST_DEVICE RLHF_INLINE kl_terms<V> kl_estimate(const V& delta, const V& ra
     value = clamped;
   }
   switch (weighting) {
-    case kl_weighting::plain: break;
+    case kl_weighting::plain:
+      break;
     case kl_weighting::ratio:
       // k + dk of k3 is delta: the exponentials cancel on paper, so they are not computed.
       slope = estimator == kl_estimator::k3 && !(input_clamp > 0) && !(output_clamp > 0)
@@ -81,7 +84,9 @@ RLHF_HOST_DEVICE RLHF_INLINE kl_terms<V> kl_estimate(const V& delta, const V& ra
                   : ratio * (value + slope);
       value = ratio * value;
       break;
-    case kl_weighting::straight_through: slope = delta; break;
+    case kl_weighting::straight_through:
+      slope = delta;
+      break;
     case kl_weighting::score:
       slope = estimator == kl_estimator::k3 && !(input_clamp > 0) && !(output_clamp > 0)
                   ? x

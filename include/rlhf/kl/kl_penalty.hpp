@@ -33,7 +33,6 @@ struct kl_penalty_output {
   output<T, Space> kl = {};      ///< the estimate of each token, nats
 };
 
-
 struct kl_penalty_config {
   rlhf::coefficient coefficient = 0.05;  ///< beta, >= 0
   kl_estimator estimator = kl_estimator::k1;
@@ -261,9 +260,8 @@ result_of<Exec, kl_penalty_result> kl_penalty(const kl_penalty_batch<T, space_of
     bind.unused("score_index", bool(batch.score_index));
   }
   if (config.coefficient.device == nullptr)
-    expects(
-        config.coefficient.value >= 0 && config.coefficient.value <= 1.7976931348623157e308,
-        function, "coefficient", "a number that is finite and >= 0", config.coefficient.value);
+    expects(config.coefficient.value >= 0 && config.coefficient.value <= 1.7976931348623157e308,
+            function, "coefficient", "a number that is finite and >= 0", config.coefficient.value);
 
   auto run = exec.begin(function);
   double* const figures = run.template allocate<double>(token_counts::size + sums_of<K>::size + 3);
@@ -273,8 +271,8 @@ result_of<Exec, kl_penalty_result> kl_penalty(const kl_penalty_batch<T, space_of
   run.count(domain, figures);
   const token_input<T> observed[] = {log_prob, ref, score};
   const auto screened = screen_nonfinite<T>(run, domain, observed, config.nonfinite);
-  run.for_each(1, detail::store_coefficient<T>{config.coefficient.value,
-                                               config.coefficient.device, beta});
+  run.for_each(
+      1, detail::store_coefficient<T>{config.coefficient.value, config.coefficient.device, beta});
   token_arguments<K, Space> a;
   a.domain = screened.domain;
   a.in[K::log_prob] = log_prob;

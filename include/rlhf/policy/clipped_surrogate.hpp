@@ -8,8 +8,9 @@ namespace rlhf::inline RLHF_COMPUTE::formula {
 /// A < 0 not above −dual·A where dual is finite.
 template <lane V>
 RLHF_HOST_DEVICE RLHF_INLINE policy_terms<V> clipped_surrogate(const V& ratio, const V& advantage,
-                                                   const V& ratio_floor, const V& ratio_ceiling,
-                                                   const V& dual) {
+                                                               const V& ratio_floor,
+                                                               const V& ratio_ceiling,
+                                                               const V& dual) {
   const V zero = math::constant<V>(0);
   const V one = math::constant<V>(1);
   const mask_of<V> negative = advantage < zero;
@@ -36,11 +37,11 @@ RLHF_HOST_DEVICE RLHF_INLINE policy_terms<V> clipped_surrogate(const V& ratio, c
 namespace rlhf::inline RLHF_COMPUTE {
 
 struct clipped_surrogate_config {
-  double clip_low = 0.2;   ///< ratio floor is 1 − clip_low; >= 1 means no floor
-  double clip_high = 0.2;  ///< ratio ceiling is 1 + clip_high, clip_high >= 0
-  double dual_clip = 0;    ///< 0: none; > 1: the loss of A < 0 is at most −dual_clip·A
-  aggregation over;        ///< no default: the caller says what divides the loss
-  kl_term kl = {};         ///< + coefficient · aggregate(KL estimate against ref_log_prob)
+  double clip_low = 0.2;      ///< ratio floor is 1 − clip_low; >= 1 means no floor
+  double clip_high = 0.2;     ///< ratio ceiling is 1 + clip_high, clip_high >= 0
+  double dual_clip = 0;       ///< 0: none; > 1: the loss of A < 0 is at most −dual_clip·A
+  aggregation over;           ///< no default: the caller says what divides the loss
+  kl_term kl = {};            ///< + coefficient · aggregate(KL estimate against ref_log_prob)
   entropy_term entropy = {};  ///< − coefficient · aggregate(entropy)
   nonfinite_policy nonfinite = nonfinite_policy::propagate;
 };

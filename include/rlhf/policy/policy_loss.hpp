@@ -54,10 +54,10 @@ class own_aggregation {
 
 /// loss += coefficient · aggregate(k(log_prob − ref_log_prob)), in the same pass.
 struct kl_term {
-  rlhf::coefficient coefficient = 0;                  ///< beta, >= 0
+  rlhf::coefficient coefficient = 0;  ///< beta, >= 0
   kl_estimator estimator = kl_estimator::k3;
-  kl_weighting weighting = kl_weighting::ratio;       ///< ratio · k3 has the gradient of the KL
-  own_aggregation over = {};     ///< left out: that of the policy term
+  kl_weighting weighting = kl_weighting::ratio;  ///< ratio · k3 has the gradient of the KL
+  own_aggregation over = {};                     ///< left out: that of the policy term
   double input_clamp = 0;   ///< |delta| is cut here, the estimator's slope is 0 beyond; 0 = none
   double output_clamp = 0;  ///< |k| is cut here, the estimator's slope is 0 beyond; 0 = none
 };
@@ -70,11 +70,11 @@ struct entropy_term {
 
 /// What every policy loss returns. Results of micro-batches and ranks add up.
 struct policy_result {
-  double loss = 0;         ///< the scalar whose gradient d_log_prob holds
-  double policy_loss = 0;  ///< its policy term alone
-  metric kl = {};               ///< the KL term's estimator, nats per token; 0 without a KL term
-  metric entropy = {};          ///< of the input `entropy`, nats per token; 0 where not given
-  metric clip_fraction = {};    ///< share of counted tokens whose clip decides
+  double loss = 0;            ///< the scalar whose gradient d_log_prob holds
+  double policy_loss = 0;     ///< its policy term alone
+  metric kl = {};             ///< the KL term's estimator, nats per token; 0 without a KL term
+  metric entropy = {};        ///< of the input `entropy`, nats per token; 0 where not given
+  metric clip_fraction = {};  ///< share of counted tokens whose clip decides
   metric clip_fraction_low = {};
   metric clip_fraction_high = {};
   metric dual_clip_fraction = {};
@@ -191,12 +191,9 @@ RLHF_HOST_DEVICE RLHF_INLINE policy_terms<V> evaluate(const Term& term, const po
     const V one = math::constant<V>(1), zero = math::constant<V>(0);
     const D log_prob{t.log_prob, one};
     const D log_ratio{t.log_ratio, one};
-    const policy_token<D> lifted{log_prob,
-                                 D{t.old_log_prob, zero},
-                                 D{t.behaviour_log_prob, zero},
-                                 D{t.advantage, zero},
-                                 log_ratio,
-                                 D{t.ratio, t.ratio}};
+    const policy_token<D> lifted{
+        log_prob,  D{t.old_log_prob, zero}, D{t.behaviour_log_prob, zero}, D{t.advantage, zero},
+        log_ratio, D{t.ratio, t.ratio}};
     const D loss = term(lifted);
     return {.loss = loss.value, .d_log_prob = loss.tangent};
   } else {
@@ -250,7 +247,7 @@ struct policy_kernel {
   static constexpr int scaled_sums = Full ? 3 : 1;  // policy, KL and entropy term of the loss
   enum metric_sum { low, high, dual, k1, k2, k3, ratio, saturated, kl, entropy };
   static constexpr int plain_sum = scaled_sums + saturated;  // counts tokens, whatever they weigh
-  RLHF_HOST_DEVICE static constexpr bool whole(int k) {  // zeros and ones
+  RLHF_HOST_DEVICE static constexpr bool whole(int k) {      // zeros and ones
     return k >= scaled_sums + low && k <= scaled_sums + dual;
   }
   static constexpr int metrics = Full ? 10 : 8;
@@ -302,12 +299,13 @@ struct policy_kernel {
     using V = std::remove_cvref_t<decltype(t.in[0])>;
     const V zero = math::constant<V>(0);
     const V raw = t.in[log_prob] - t.in[old_log_prob];
-    const policy_token<V> token{t.in[log_prob],
-                                t.in[old_log_prob],
-                                behaviour ? t.in[behaviour ? behaviour_log_prob : 0] : zero,
-                                t.in[advantage],
-                                math::bounded(sequences ? t.in[sequences ? row_log_ratio_in : 0] : raw),
-                                t.kept[0]};
+    const policy_token<V> token{
+        t.in[log_prob],
+        t.in[old_log_prob],
+        behaviour ? t.in[behaviour ? behaviour_log_prob : 0] : zero,
+        t.in[advantage],
+        math::bounded(sequences ? t.in[sequences ? row_log_ratio_in : 0] : raw),
+        t.kept[0]};
     const policy_terms<V> terms = evaluate(term, token);
     V* const metric = t.sum + scaled_sums;
     metric[low] = terms.clipped_low;
@@ -455,8 +453,8 @@ bound_policy<T, Space> bind_policy(token_binder<Space>& bind, const policy_batch
 
   // A term that is off has no aggregation of its own.
   p.kl_over = p.with_kl ? config.kl.over.or_else(config.over) : config.over;
-  p.entropy_over = config.entropy.coefficient.given() ? config.entropy.over.or_else(config.over)
-                                                      : config.over;
+  p.entropy_over =
+      config.entropy.coefficient.given() ? config.entropy.over.or_else(config.over) : config.over;
   bool grouped = false, turns = false;
   const aggregation* const modes[] = {&config.over, &p.kl_over, &p.entropy_over};
   for (const aggregation* over : modes) {
@@ -564,8 +562,7 @@ void pass_policy(Run& run, const K& kernel, const token_arguments<K, Space>& a,
                  const double* dropped, double* figures) {
   double* const sums = figures + token_counts::size;
   run.map_reduce(kernel, a, sums);
-  if (dropped != nullptr)
-    run.for_each(1, add_dropped{dropped, sums + sums_of<K>::nonfinite});
+  if (dropped != nullptr) run.for_each(1, add_dropped{dropped, sums + sums_of<K>::nonfinite});
 }
 
 }  // namespace detail

@@ -161,7 +161,8 @@ result_of<Exec, sequence_clipped_surrogate_result> sequence_clipped_surrogate_lo
     double* const share = run.template allocate<double>(rows);
     T* const log_ratio = run.template allocate<T>(rows);
     T* const slope = run.template allocate<T>(rows);
-    const auto plan = detail::plan_policy<T>(run, p, shared, batch.group_id, output.upstream, figures);
+    const auto plan =
+        detail::plan_policy<T>(run, p, shared, batch.group_id, output.upstream, figures);
     const auto& screened = plan.screened;
     run.count(screened.domain, kept_counts, kept_weight);
 

@@ -18,13 +18,13 @@ enum class dpo_variant : unsigned char { sigmoid, conservative, robust };
 template <scalar T, class Space = host_space>
 struct dpo_batch {
   named_only use_designators = named_only();
-  view<const T, Space> chosen_log_prob = {};        ///< current policy, differentiable
-  view<const T, Space> rejected_log_prob = {};      ///< current policy, differentiable
-  view<const T, Space> ref_chosen_log_prob = {};    ///< left out exactly when reference_free
+  view<const T, Space> chosen_log_prob = {};      ///< current policy, differentiable
+  view<const T, Space> rejected_log_prob = {};    ///< current policy, differentiable
+  view<const T, Space> ref_chosen_log_prob = {};  ///< left out exactly when reference_free
   view<const T, Space> ref_rejected_log_prob = {};
-  view<const T, Space> margin = {};                 ///< [pairs]; subtracted from z; left out: 0
-  mask_view<Space> weight = {};                     ///< [pairs]; a flag, or a weight >= 0
-  mask_view<Space> chosen_mask = {};                ///< of tokens
+  view<const T, Space> margin = {};   ///< [pairs]; subtracted from z; left out: 0
+  mask_view<Space> weight = {};       ///< [pairs]; a flag, or a weight >= 0
+  mask_view<Space> chosen_mask = {};  ///< of tokens
   mask_view<Space> rejected_mask = {};
   sequence_layout<Space> chosen_layout = {};
   sequence_layout<Space> rejected_layout = {};
@@ -35,17 +35,17 @@ struct dpo_output {
   named_only use_designators = named_only();
   output<T, Space> d_chosen_log_prob = {};  ///< of the shape of its input: per answer or per token
   output<T, Space> d_rejected_log_prob = {};
-  output<T, Space> pair_loss = {};          ///< [pairs], unweighted
-  upstream_scale<T, Space> upstream = {};   ///< a number, a device_scalar, or one number per pair
+  output<T, Space> pair_loss = {};         ///< [pairs], unweighted
+  upstream_scale<T, Space> upstream = {};  ///< a number, a device_scalar, or one number per pair
 };
 
 struct dpo_config {
-  double beta = 0.1;           ///< > 0: the KL coefficient of the reward that the loss implies
+  double beta = 0.1;  ///< > 0: the KL coefficient of the reward that the loss implies
   dpo_variant variant = dpo_variant::sigmoid;
-  double label_smoothing = 0;  ///< e, in [0, 0.5]; robust: < 0.5
-  bool reference_free = false; ///< no reference: its log-probabilities are taken as 0
+  double label_smoothing = 0;      ///< e, in [0, 0.5]; robust: < 0.5
+  bool reference_free = false;     ///< no reference: its log-probabilities are taken as 0
   bool length_normalised = false;  ///< mean instead of sum over an answer's tokens; per-token only
-  reduction over;              ///< no default: the caller says what divides the loss
+  reduction over;                  ///< no default: the caller says what divides the loss
   rlhf::nonfinite_policy nonfinite = nonfinite_policy::propagate;
 };
 
@@ -286,8 +286,8 @@ result_of<Exec, dpo_result> dpo_loss(const dpo_batch<T, space_of<Exec>>& batch,
   const char* const function = "dpo_loss";
   detail::check_normaliser(function, config.over.by());
   const pair_config pair_settings{.over = config.over, .nonfinite = config.nonfinite};
-  const bool tokens = batch.chosen_log_prob.rank() == 2 ||
-                      batch.chosen_layout.kind == arrangement::packed;
+  const bool tokens =
+      batch.chosen_log_prob.rank() == 2 || batch.chosen_layout.kind == arrangement::packed;
 
   if (!tokens) {
     const dpo_term<T> term(function, config.beta, config.variant, config.label_smoothing);

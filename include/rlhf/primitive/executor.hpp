@@ -8,7 +8,10 @@ namespace rlhf::inline v1 {
 /// Carries out the primitives: says where memory lies and what a call returns. A call opens one
 /// run, allocates from it, and hands the primitives to it; see backend/host.hpp for the model.
 template <class E>
-concept executor = !requires { sizeof(E); } || requires {
+concept executor = !requires {
+  sizeof(E);
+}
+|| requires {
   typename E::space;
   typename E::template result<int>;
 };
@@ -18,9 +21,10 @@ namespace detail {
 /// Names the mistake of a unit with an algorithm and no backend: `serial` is only declared there.
 template <class Exec>
 struct complete_executor {
-  static_assert(requires { sizeof(Exec); },
-                "rlhf: include a backend beside the algorithm: rlhf/backend/host.hpp, or one of its "
-                "neighbours");
+  static_assert(
+      requires { sizeof(Exec); },
+      "rlhf: include a backend beside the algorithm: rlhf/backend/host.hpp, or one of its "
+      "neighbours");
   using type = Exec;
 };
 

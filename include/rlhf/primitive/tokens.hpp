@@ -169,13 +169,15 @@ class token_binder {
     if (!(mask.shape() == token_shape_)) [[unlikely]]
       detail::fail_shape(function_, names_.mask, token_shape_, mask.shape());
     detail::check_indices(function_, names_.mask, mask);
-    note(names_.mask, detail::bytes_of(mask.data(), mask.element_size(), mask.rank(), mask.sizes(),
-                                       mask.strides()),
+    note(names_.mask,
+         detail::bytes_of(mask.data(), mask.element_size(), mask.rank(), mask.sizes(),
+                          mask.strides()),
          false);
     domain_.mask = mask;
     if constexpr (std::same_as<Space, host_space>) {
       if (mask.kind() == mask_kind::weight32) check_weights(static_cast<const float*>(mask.data()));
-      if (mask.kind() == mask_kind::weight64) check_weights(static_cast<const double*>(mask.data()));
+      if (mask.kind() == mask_kind::weight64)
+        check_weights(static_cast<const double*>(mask.data()));
     }
   }
 
@@ -242,8 +244,7 @@ class token_binder {
   /// An input with one number per token or one per sequence.
   template <class T>
   RLHF_NOINLINE token_input<T> either(const char* name, const signal<const T, Space>& v) {
-    const bool rows = v.one_per_sequence ||
-                      (v.rank() == 1 && domain_.kind != arrangement::packed);
+    const bool rows = v.one_per_sequence || (v.rank() == 1 && domain_.kind != arrangement::packed);
     if (rows) return sequence(name, static_cast<const view<const T, Space>&>(v));
     if (v && !(v.shape() == token_shape_)) [[unlikely]] {
       detail::sentence s;

@@ -80,9 +80,10 @@ class aggregation {
   /// Left out of a config: viable, so the call resolves and this sentence is what the user reads.
   template <class Never = void>
   constexpr aggregation() : aggregation(aggregation_mode::none, 1) {
-    static_assert(!std::is_void_v<Never>,
-                  "rlhf: say what divides the loss: .over = aggregation::token_mean(global_tokens), "
-                  "or (rlhf::local)");
+    static_assert(
+        !std::is_void_v<Never>,
+        "rlhf: say what divides the loss: .over = aggregation::token_mean(global_tokens), "
+        "or (rlhf::local)");
   }
 
   static constexpr aggregation token_mean(normaliser tokens) {
@@ -268,10 +269,11 @@ struct aggregation_plan {
 /// (times *factor_at where given) multiplies every weight.
 template <class T, class Run, class Space>
 RLHF_NOINLINE aggregation_plan<T> plan_aggregation(Run& run, const token_domain<Space>& domain,
-                                     const aggregation& over, const double* counts,
-                                     const double* row_weight, const index_view<Space>& group_id,
-                                     token_input<T> coefficient, double factor = 1,
-                                     const double* factor_at = nullptr) {
+                                                   const aggregation& over, const double* counts,
+                                                   const double* row_weight,
+                                                   const index_view<Space>& group_id,
+                                                   token_input<T> coefficient, double factor = 1,
+                                                   const double* factor_at = nullptr) {
   const normaliser& by = over.by();
   const double* counted = by.is_local() ? counts + 2 : nullptr;  // sequences
   double divisor = 1;
@@ -282,7 +284,9 @@ RLHF_NOINLINE aggregation_plan<T> plan_aggregation(Run& run, const token_domain<
     case aggregation_mode::token_mean:
       if (by.is_local()) counted = counts;
       break;
-    case aggregation_mode::sequence_mean_token_sum_norm: divisor = over.horizon(); break;
+    case aggregation_mode::sequence_mean_token_sum_norm:
+      divisor = over.horizon();
+      break;
     case aggregation_mode::sequence_mean_token_mean: {
       double* const reciprocal = run.template allocate<double>(domain.rows);
       run.for_each(domain.rows, detail::copy_reciprocal{row_weight, reciprocal});
@@ -314,7 +318,8 @@ RLHF_NOINLINE aggregation_plan<T> plan_aggregation(Run& run, const token_domain<
     }
     case aggregation_mode::token_sum:
     case aggregation_mode::sequence_mean_token_sum:
-    case aggregation_mode::none: break;
+    case aggregation_mode::none:
+      break;
   }
   plan.share = {.count = by.value(),
                 .counted = counted != nullptr ? counted : by.device(),

@@ -423,8 +423,8 @@ result_of<Exec, masked_variance_result> masked_variance(
   double* const to = figures + token_counts::size;
   detail::gather_moments<T, false>(
       run, detail::identity_series{}, screened.domain, in, kept, to,
-      detail::variance_constants<T>{to, config.ddof, output.upstream.number,
-                                    output.upstream.device, to + at::size, slope, mean});
+      detail::variance_constants<T>{to, config.ddof, output.upstream.number, output.upstream.device,
+                                    to + at::size, slope, mean});
   if (output.d_value) {
     token_arguments<K, Space> a;
     a.domain = screened.domain;

@@ -236,8 +236,9 @@ void whiten_moments(Run& run, const screened_domain<Space>& screened, const toke
                     const whiten_config& config, double* figures, T* constant) {
   using at = moments_figures<identity_series>;
   double* const to = figures + token_counts::size;
-  const whiten_constants<T> constants{to, config.ddof, config.epsilon, config.epsilon_mode,
-                                      config.shift_mean, to + at::size, constant};
+  const whiten_constants<T> constants{
+      to,      config.ddof, config.epsilon, config.epsilon_mode, config.shift_mean, to + at::size,
+      constant};
   if (config.moments) {
     run.for_each(1, store_moments{*config.moments, to});
     run.for_each(1, constants);
@@ -307,9 +308,9 @@ result_of<Exec, whiten_result> whiten(const masked_values<T, space_of<Exec>>& ba
   };
   if (config.moments) {
     apply(Counting{constant}, [&](const auto& kernel, const auto& a) {
-      run.map_reduce(kernel, a, sums, 1,
-                     detail::scale_by{sums + sums_of<Counting>::nonfinite, 1, nullptr,
-                                      to + at::nonfinite});
+      run.map_reduce(
+          kernel, a, sums, 1,
+          detail::scale_by{sums + sums_of<Counting>::nonfinite, 1, nullptr, to + at::nonfinite});
     });
   } else {
     apply(K{constant}, [&](const auto& kernel, const auto& a) { run.map_tokens(kernel, a); });

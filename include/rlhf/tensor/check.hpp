@@ -23,7 +23,9 @@ void check_memory(const char* function, const char* argument, const view<T, Spac
 }
 
 /// A weight is 0, or a number that float and double can both hold and multiply by.
-RLHF_HOST_DEVICE constexpr bool is_weight(double w) { return (w == 0) | ((w >= 1e-30) & (w <= 1e30)); }
+RLHF_HOST_DEVICE constexpr bool is_weight(double w) {
+  return (w == 0) | ((w >= 1e-30) & (w <= 1e30));
+}
 
 /// An output must not write one element twice.
 template <class T, class Space>
@@ -94,8 +96,7 @@ inline byte_range bytes_of(const void* data, std::size_t element, int rank, cons
   for (int k = 0; k < rank; ++k)
     if (!used[k] && size[k] > 1) outer = k, ++left;
   if (left == 0) return {begin, begin + row, 0, row};
-  const auto pitch =
-      static_cast<std::uintptr_t>(stride[outer] > 0 ? stride[outer] : 0) * element;
+  const auto pitch = static_cast<std::uintptr_t>(stride[outer] > 0 ? stride[outer] : 0) * element;
   if (left == 1 && pitch >= row)
     return {begin, begin + pitch * static_cast<std::uintptr_t>(size[outer] - 1) + row, pitch, row};
   return {begin, begin + element, 0, element};

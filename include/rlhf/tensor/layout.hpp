@@ -26,13 +26,17 @@ class index_view {
   template <class I>
     requires fits_index<I>
   constexpr index_view(const I* data, const rlhf::shape& s)
-      : data_(data), rank_(s.rank), wide_(sizeof(I) == 8), size_{s.size[0], s.size[1]},
+      : data_(data),
+        rank_(s.rank),
+        wide_(sizeof(I) == 8),
+        size_{s.size[0], s.size[1]},
         stride_{s.rank == 2 ? s.size[1] : 1, s.rank == 2 ? index{1} : index{0}} {}
   template <class P>
     requires points_to<P, const typename pointer_traits<P>::element, Space>
-  constexpr index_view(const P& data, const rlhf::shape& s) : index_view(pointer_traits<P>::raw(data), s) {}
+  constexpr index_view(const P& data, const rlhf::shape& s)
+      : index_view(pointer_traits<P>::raw(data), s) {}
   template <tensor X>
-    requires(fits_index<std::remove_const_t<element_of<X>>> && std::same_as<tensor_space<X>, Space>)
+    requires(fits_index<std::remove_const_t<element_of<X>>>&& std::same_as<tensor_space<X>, Space>)
   constexpr index_view(X&& x) {
     static_assert(!(owner<X> && !std::is_lvalue_reference_v<X>),
                   "rlhf: a temporary that owns its memory would dangle; name it first");
@@ -43,7 +47,7 @@ class index_view {
     for (int k = 0; k < 2; ++k) size_[k] = r.size[k], stride_[k] = r.stride[k];
   }
   template <tensor X>
-    requires(fits_index<std::remove_const_t<element_of<X>>> && std::same_as<tensor_space<X>, Space>)
+    requires(fits_index<std::remove_const_t<element_of<X>>>&& std::same_as<tensor_space<X>, Space>)
   constexpr index_view(X&& x, const rlhf::shape& s) : index_view(std::forward<X>(x)) {
     const index n = s.elements();
     if (rank_ != 1 || size_[0] != n || (n > 1 && stride_[0] != 1)) [[unlikely]]
@@ -120,15 +124,22 @@ class mask_view {
   template <class E>
     requires(kind_of<E>() != mask_kind::none)
   constexpr mask_view(const E* data, const rlhf::shape& s)
-      : data_(data), kind_(kind_of<E>()), rank_(s.rank), size_{s.size[0], s.size[1]},
+      : data_(data),
+        kind_(kind_of<E>()),
+        rank_(s.rank),
+        size_{s.size[0], s.size[1]},
         stride_{s.rank == 2 ? s.size[1] : 1, s.rank == 2 ? index{1} : index{0}} {}
   template <class P>
     requires points_to<P, const typename pointer_traits<P>::element, Space>
-  constexpr mask_view(const P& data, const rlhf::shape& s) : mask_view(pointer_traits<P>::raw(data), s) {}
+  constexpr mask_view(const P& data, const rlhf::shape& s)
+      : mask_view(pointer_traits<P>::raw(data), s) {}
   template <class E>
     requires(kind_of<E>() != mask_kind::none)
   constexpr mask_view(const E* data, const rlhf::shape& s, const rlhf::shape& strides)
-      : data_(data), kind_(kind_of<E>()), rank_(s.rank), size_{s.size[0], s.size[1]},
+      : data_(data),
+        kind_(kind_of<E>()),
+        rank_(s.rank),
+        size_{s.size[0], s.size[1]},
         stride_{strides.size[0], strides.rank == 2 ? strides.size[1] : index{0}} {
     if (strides.rank != s.rank) [[unlikely]]
       detail::fail_shape("mask", "strides", "as many as there are extents", strides);
@@ -188,11 +199,14 @@ class mask_view {
   /// The weight at an element offset; flags weigh 0 or 1.
   RLHF_HOST_DEVICE constexpr double at(index offset) const {
     switch (kind_) {
-      case mask_kind::flag: return static_cast<const std::uint8_t*>(data_)[offset] != 0 ? 1.0 : 0.0;
+      case mask_kind::flag:
+        return static_cast<const std::uint8_t*>(data_)[offset] != 0 ? 1.0 : 0.0;
       case mask_kind::weight32:
         return static_cast<double>(static_cast<const float*>(data_)[offset]);
-      case mask_kind::weight64: return static_cast<const double*>(data_)[offset];
-      case mask_kind::none: break;
+      case mask_kind::weight64:
+        return static_cast<const double*>(data_)[offset];
+      case mask_kind::none:
+        break;
     }
     return 1.0;
   }

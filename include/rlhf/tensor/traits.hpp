@@ -22,7 +22,9 @@ template <class X>
 using bare = std::remove_cvref_t<X>;
 
 template <class X>
-concept tensor = requires(X& x) { tensor_traits<bare<X>>::raw(x); };
+concept tensor = requires(X& x) {
+  tensor_traits<bare<X>>::raw(x);
+};
 
 template <class X>
 using raw_of = decltype(tensor_traits<bare<X>>::raw(
@@ -45,7 +47,8 @@ template <class P, class T, class Space>
 concept points_to = requires(const P& p) {
   pointer_traits<P>::raw(p);
   requires std::same_as<typename pointer_traits<P>::space, Space>;
-  requires std::is_convertible_v<typename pointer_traits<P>::element (*)[], T (*)[]>;
+  requires std::is_convertible_v < typename pointer_traits<P>::element(*)
+  [], T(*)[] > ;
 };
 
 namespace detail {
@@ -54,19 +57,25 @@ namespace detail {
 /// by shape so that none of their headers is needed here.
 template <class X>
 concept contiguous_range = requires(X& x) {
-  { *x.data() };
+  {*x.data()};
   { x.size() } -> std::convertible_to<std::size_t>;
-  { x.begin() };
+  {x.begin()};
   requires std::is_pointer_v<decltype(x.data())>;
 };
 
 /// Anything with dimensions or a layout of its own is not a plain range.
 template <class X>
-concept has_dimensions =
-    requires(X& x) { x.rows(); } || requires(X& x) { x.shape(); } || requires(X& x) { x.rank(); };
+concept has_dimensions = requires(X& x) {
+  x.rows();
+}
+|| requires(X& x) { x.shape(); }
+|| requires(X& x) { x.rank(); };
 
 template <class X>
-concept span_like = requires { X::extent; } && std::is_trivially_copyable_v<X>;
+concept span_like = requires {
+  X::extent;
+}
+&&std::is_trivially_copyable_v<X>;
 
 template <class X>
 concept mdspan_like = requires(X& x) {
@@ -78,7 +87,7 @@ concept mdspan_like = requires(X& x) {
 
 template <class T>
 concept plain_element = std::is_arithmetic_v<std::remove_const_t<T>> ||
-                        std::is_trivially_copyable_v<std::remove_const_t<T>>;
+    std::is_trivially_copyable_v<std::remove_const_t<T>>;
 
 template <class T, class Space = host_space>
 constexpr raw_view<T, Space> contiguous(T* data, std::size_t n) {
@@ -131,7 +140,7 @@ template <class T, std::size_t B, std::size_t R, std::size_t C>
 struct tensor_traits<T[B][R][C]> {
   static constexpr bool owns = false;
   template <class U>
-  static constexpr raw_view<U, host_space> raw(U (&x)[B][R][C]) {
+  static constexpr raw_view<U, host_space> raw(U(&x)[B][R][C]) {
     return {&x[0][0][0],
             3,
             {static_cast<index>(B), static_cast<index>(R), static_cast<index>(C)},
@@ -144,8 +153,10 @@ template <class T, std::size_t R, std::size_t C>
 struct tensor_traits<T[R][C]> {
   static constexpr bool owns = false;
   template <class U>
-  static constexpr raw_view<U, host_space> raw(U (&x)[R][C]) {
-    return {&x[0][0], 2, {static_cast<index>(R), static_cast<index>(C), 1},
+  static constexpr raw_view<U, host_space> raw(U(&x)[R][C]) {
+    return {&x[0][0],
+            2,
+            {static_cast<index>(R), static_cast<index>(C), 1},
             {static_cast<index>(C), 1, 0}};
   }
 };

@@ -8,9 +8,8 @@ namespace rlhf::inline v1 {
 template <class X, class T, class Space>
 inline constexpr bool fits = [] {
   if constexpr (tensor<X>)
-    return std::is_convertible_v<element_of<X> (*)[], T (*)[]> &&
-           std::same_as<tensor_space<X>, Space> &&
-           !(owner<X> && !std::is_lvalue_reference_v<X>);
+    return std::is_convertible_v<element_of<X>(*)[], T(*)[]> &&
+           std::same_as<tensor_space<X>, Space> && !(owner<X> && !std::is_lvalue_reference_v<X>);
   else
     return false;
 }();
@@ -34,8 +33,7 @@ constexpr void reject() {
   else if constexpr (std::is_const_v<element_of<X>> && !std::is_const_v<T>)
     static_assert(!std::is_const_v<element_of<X>>, "rlhf: an output must not be const");
   else
-    static_assert(!owner<X>,
-                  "rlhf: a temporary that owns its memory would dangle; name it first");
+    static_assert(!owner<X>, "rlhf: a temporary that owns its memory would dangle; name it first");
 }
 
 }  // namespace detail
@@ -66,7 +64,8 @@ class view {
       raw_.size[k] = s.size[k];
       raw_.stride[k] = step;
       // Unsigned, because extents are checked later, where the error can name its argument.
-      step = static_cast<index>(static_cast<std::size_t>(step) * static_cast<std::size_t>(s.size[k]));
+      step =
+          static_cast<index>(static_cast<std::size_t>(step) * static_cast<std::size_t>(s.size[k]));
     }
   }
 
@@ -89,14 +88,10 @@ class view {
   }
   template <class P>
     requires points_to<P, T, Space>
-  constexpr view(const P& data, const rlhf::shape& s) {
-    dense(pointer_traits<P>::raw(data), s);
-  }
+  constexpr view(const P& data, const rlhf::shape& s) { dense(pointer_traits<P>::raw(data), s); }
   template <class X>
     requires fits<X, T, Space>
-  constexpr view(X&& x) {
-    adopt(x);
-  }
+  constexpr view(X&& x) { adopt(x); }
   template <class X>
     requires fits<X, T, Space>
   constexpr view(X&& x, const rlhf::shape& s) {
@@ -110,9 +105,7 @@ class view {
   template <class X>
     requires(!fits<X, T, Space> && !std::derived_from<bare<X>, view> &&
              !std::same_as<bare<X>, raw_view<T, Space>> && !std::is_arithmetic_v<bare<X>>)
-  constexpr view(X&&) {
-    detail::reject<X, T, Space>();
-  }
+  constexpr view(X&&) { detail::reject<X, T, Space>(); }
 
   /// Given or not: an empty tensor is given, though its pointer may be null.
   RLHF_HOST_DEVICE constexpr explicit operator bool() const { return raw_.rank != 0; }

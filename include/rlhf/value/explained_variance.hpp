@@ -114,8 +114,7 @@ result_of<Exec, explained_variance_result> explained_variance(
   run.count(bind.domain(), counts);
   const auto screened = screen_nonfinite<T>(run, bind.domain(), in, config.nonfinite);
   const double* const kept = detail::count_kept(run, screened, counts);
-  detail::gather_moments<T, false>(run, detail::value_series{}, screened.domain, in, kept,
-                                   figures);
+  detail::gather_moments<T, false>(run, detail::value_series{}, screened.domain, in, kept, figures);
   if (screened.dropped != nullptr)
     run.for_each(1, detail::add_dropped{screened.dropped, figures + at::nonfinite});
   return run.template finish<explained_variance_result>(figures, &detail::read_explained_variance);

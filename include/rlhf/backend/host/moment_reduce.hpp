@@ -306,8 +306,8 @@ class moment_flush {
     }
     bool finite = true;
     for (int k = 0; k < K::size; ++k) {
-      t.series[k] = s[k].template about<series_moments<typename K::moments>>(
-          static_cast<double>(shift[k]));
+      t.series[k] =
+          s[k].template about<series_moments<typename K::moments>>(static_cast<double>(shift[k]));
       finite = finite && math::is_finite(s[k].square);
       if constexpr (K::ranged) {
         T low[virtual_lanes], high[virtual_lanes];

@@ -16,7 +16,9 @@ template <class V>
 using step_of = V[static_cast<std::size_t>(packs_per_step<V>)];
 
 /// Tiles of a row, the last of which may be short.
-RLHF_HOST_DEVICE constexpr index row_tiles(index classes) { return (classes + row_tile - 1) / row_tile; }
+RLHF_HOST_DEVICE constexpr index row_tiles(index classes) {
+  return (classes + row_tile - 1) / row_tile;
+}
 
 /// One tile of a row, contiguous, in the type of computation, whole steps of 16 lanes long: where
 /// it is, or copied, with -inf behind its end.
@@ -111,7 +113,9 @@ double add_lanes(const T* lane) {
 }
 
 /// Arithmetic between tiles, in double: products that strict mode does not fuse.
-RLHF_HOST_DEVICE inline double product(double a, double b) { return math::detail::rounded_product(a, b); }
+RLHF_HOST_DEVICE inline double product(double a, double b) {
+  return math::detail::rounded_product(a, b);
+}
 RLHF_HOST_DEVICE inline double exp_of(double x) {
   return math::first(math::exp(math::constant<math::scalar_lane<double>>(x)));
 }
