@@ -100,8 +100,8 @@ class index_view {
 
 enum class mask_kind : std::uint8_t { none, flag, weight32, weight64 };
 
-/// Which tokens count: bool or uint8 flags, or finite float/double weights >= 0. Left out, every
-/// token of the layout counts.
+/// Which tokens count: bool or uint8 flags, or float/double weights, each 0 or from 1e-30 to 1e30.
+/// Left out, every token of the layout counts.
 template <class Space = host_space>
 class mask_view {
   const void* data_ = nullptr;
