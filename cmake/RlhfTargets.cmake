@@ -38,13 +38,32 @@ endforeach()
 target_sources(rlhf INTERFACE
                FILE_SET HEADERS BASE_DIRS "${rlhf_include}" FILES ${rlhf_core_headers})
 
-# rlhf_link_component(eigen TARGET [ABSENT]): the dependency by its target's name, which the
-# installed package repeats. ABSENT is a name that CMake refuses to take for a library's file.
+# rlhf_link_component(eigen Eigen3::Eigen): the dependency by its target's name, which the installed
+# package repeats. Where it was not found, the reason stands in its place: a name with "::" that is no
+# target stops whoever links it.
 function(rlhf_link_component component dependency)
-  if(NOT TARGET ${dependency} AND ARGN)
-    set(dependency "$<BUILD_INTERFACE:${ARGN}>$<INSTALL_INTERFACE:${dependency}>")
+  get_property(why GLOBAL PROPERTY RLHF_WITHOUT_${component})
+  if(why)
+    set(dependency
+        "$<BUILD_INTERFACE:rlhf::${component} ${why}>$<INSTALL_INTERFACE:${dependency}>")
   endif()
   target_link_libraries(rlhf_${component} INTERFACE ${dependency})
+endfunction()
+
+# rlhf_refuse_users(FOLDER eigen WHY): says so before CMake does, in one sentence, for each target of
+# the folder and of those below that links rlhf::eigen itself.
+function(rlhf_refuse_users folder component why)
+  get_property(targets DIRECTORY "${folder}" PROPERTY BUILDSYSTEM_TARGETS)
+  foreach(target IN LISTS targets)
+    get_target_property(libraries ${target} LINK_LIBRARIES)
+    if("rlhf::${component}" IN_LIST libraries)
+      message(SEND_ERROR "target ${target}: rlhf::${component} ${why}")
+    endif()
+  endforeach()
+  get_property(folders DIRECTORY "${folder}" PROPERTY SUBDIRECTORIES)
+  foreach(inner IN LISTS folders)
+    rlhf_refuse_users("${inner}" ${component} "${why}")
+  endforeach()
 endfunction()
 
 # rlhf_find_dependencies(COMPONENT...): looks for what they need. What is found is visible
@@ -56,12 +75,14 @@ function(rlhf_find_dependencies)
     rlhf_find_component(${component} found why)
     if(NOT found)
       set_property(GLOBAL PROPERTY RLHF_WITHOUT_${component} "${why}")
+      rlhf_refuse_users("${CMAKE_SOURCE_DIR}" ${component} "${why}")
     elseif(component STREQUAL "thrust")
       rlhf_use_thrust(rlhf_thrust BUILD_INTERFACE)
     endif()
   endforeach()
   rlhf_link_component(eigen Eigen3::Eigen)
-  rlhf_link_component(xtensor xtensor xtensor::xtensor)
+  rlhf_link_component(xtensor xtensor)
+  rlhf_link_component(thrust "")
   rlhf_link_component(tbb TBB::tbb)
   rlhf_link_component(openmp OpenMP::OpenMP_CXX)
 endfunction()

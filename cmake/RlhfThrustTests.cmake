@@ -1,5 +1,7 @@
-# tests/thrust/*.cpp run on the CPU through Thrust's CPP and OMP systems; tests/thrust/*.cu are
-# compiled by nvcc, and run where there is a GPU.
+# tests/thrust/*.cpp run on the CPU through Thrust's OMP system, and those that are about launches and
+# Thrust's own types through CPP as well, or all of them where there is no OpenMP: ours is one code,
+# the systems differ in how they run it. tests/thrust/*.cu are compiled by nvcc, and run where there
+# is a GPU.
 file(GLOB rlhf_thrust_cpp CONFIGURE_DEPENDS thrust/*.cpp)
 file(GLOB rlhf_thrust_cu CONFIGURE_DEPENDS thrust/*.cu)
 if(RLHF_TEST_ROOMS AND NOT "thrust" IN_LIST RLHF_TEST_ROOMS)
@@ -12,18 +14,24 @@ endif()
 if(rlhf_thrust_cpp AND NOT rlhf_has_thrust)
   rlhf_skip("Thrust tests on the CPU" "no Thrust headers")
 elseif(rlhf_thrust_cpp)
+  set(rlhf_thrust_OMP ${rlhf_thrust_cpp})
+  set(rlhf_thrust_CPP ${rlhf_thrust_cpp})
+  if(rlhf_has_openmp)
+    list(FILTER rlhf_thrust_CPP INCLUDE REGEX "/(device|launch)_test\\.cpp$")
+  endif()
   foreach(system CPP OMP)
     if(system STREQUAL "OMP" AND NOT rlhf_has_openmp)
       rlhf_skip("Thrust tests on OMP" "OpenMP for this compiler was not found")
       continue()
     endif()
     string(TOLOWER rlhf_test_thrust_${system} target)
-    add_executable(${target} ${rlhf_thrust_cpp})
+    add_executable(${target} ${rlhf_thrust_${system}})
     target_link_libraries(${target} PRIVATE rlhf::thrust)
     target_compile_definitions(${target} PRIVATE RLHF_TEST_THRUST=1
       THRUST_DEVICE_SYSTEM=THRUST_DEVICE_SYSTEM_${system})
     if(system STREQUAL "OMP")
       target_link_libraries(${target} PRIVATE OpenMP::OpenMP_CXX)
+      target_precompile_headers(${target} PRIVATE thrust/place.hpp)
     endif()
     if(CMAKE_CXX_FLAGS MATCHES "-fsanitize=")  # Thrust binds references to null
       target_compile_options(${target} PRIVATE -fno-sanitize=null)

@@ -140,7 +140,8 @@ check "find_package: an unknown component is said in a sentence" unknown_refused
 as_folder() { use folder -DFROM=folder "-DSOURCE=$root" "-DWANT=$all"; }
 adds_nothing() {
   cmake -S "$packaging/host" -B "$folder/host" "-DSOURCE=$root" \
-    "-DCMAKE_INSTALL_PREFIX=$folder/nothing" && cmake --build "$folder/host" &&
+    -DCMAKE_DISABLE_FIND_PACKAGE_Eigen3=ON "-DCMAKE_INSTALL_PREFIX=$folder/nothing" &&
+    cmake --build "$folder/host" &&
     cmake --install "$folder/host" || return 1
   [ ! -e "$folder/nothing" ] || { find "$folder/nothing"; return 1; }
   # What it may leave in the cache: its own options, and where it found what.
@@ -151,21 +152,39 @@ own_eigen() {
   cmake -S "$packaging/host" -B "$folder/own_eigen" "-DSOURCE=$root" "-DOWN_EIGEN=$eigen" \
     "-DCONSUMER=$consumer" && cmake --build "$folder/own_eigen" && "$folder/own_eigen/own_eigen"
 }
-missing_in_folder() {
-  refuses 'Eigen3::Eigen' -DFROM=folder "-DSOURCE=$root" -DWANT=eigen \
-    -DCMAKE_DISABLE_FIND_PACKAGE_Eigen3=ON &&
-    refuses 'xtensor::xtensor' -DFROM=folder "-DSOURCE=$root" -DWANT=xtensor \
-      -DCMAKE_DISABLE_FIND_PACKAGE_xtensor=ON
+without_all='-DCMAKE_DISABLE_FIND_PACKAGE_Eigen3=ON -DCMAKE_DISABLE_FIND_PACKAGE_xtensor=ON
+  -DCMAKE_DISABLE_FIND_PACKAGE_TBB=ON -DCMAKE_DISABLE_FIND_PACKAGE_OpenMP=ON
+  -DRLHF_THRUST_INCLUDE_DIR='
+# missing COMPONENT THING HINT: one that is linked without what it needs says what to install or set.
+missing() {
+  # shellcheck disable=SC2086
+  refuses "rlhf::$1 needs $2, which was not found: install $3" -DFROM=folder "-DSOURCE=$root" \
+    "-DWANT=$1" $without_all || return 1
+  ! grep -F 'the target was not found' "$folder/refused.txt"
 }
-installs_on_request() {
+missing_in_folder() {
+  missing eigen 'Eigen 3.4 or later (the CMake package Eigen3)' 'it, or set Eigen3_DIR' &&
+    missing xtensor 'xtensor 0.24 or later (the CMake package xtensor)' 'it, or set xtensor_DIR' &&
+    missing tbb 'oneTBB (the CMake package TBB)' 'it, or set TBB_DIR' &&
+    missing openmp 'OpenMP for the C++ compiler' 'its runtime, or set OpenMP_CXX_FLAGS' &&
+    missing thrust 'Thrust, from a CUDA toolkit or its headers alone' \
+      'it, or set RLHF_THRUST_INCLUDE_DIR' || return 1
+  for component in eigen thrust; do  # through a library of the user's, CMake is who says it
+    # shellcheck disable=SC2086
+    refuses "rlhf::$component needs" -DFROM=folder "-DSOURCE=$root" -DWANT=$component \
+      -DTHROUGH=ON $without_all || return 1
+  done
+}
+installs_on_request() {  # the same package where nothing that a component needs is here
+  # shellcheck disable=SC2086
   cmake -S "$consumer" -B "$folder/inner" -DFROM=folder "-DSOURCE=$root" -DRLHF_INSTALL=ON \
-    "-DCMAKE_INSTALL_PREFIX=$folder/inner prefix" && cmake --install "$folder/inner" &&
-    diff -r "$prefix" "$folder/inner prefix"
+    "-DCMAKE_INSTALL_PREFIX=$folder/inner prefix" $without_all &&
+    cmake --install "$folder/inner" && diff -r "$prefix" "$folder/inner prefix"
 }
 
 check "add_subdirectory: every component" as_folder
 check "add_subdirectory adds no tests, options, flags or install rules" adds_nothing
-check "add_subdirectory: a missing dependency is named" missing_in_folder
+check "add_subdirectory: a missing dependency is said in a sentence" missing_in_folder
 case $here in
   *eigen*) check "add_subdirectory before the project's own Eigen" own_eigen ;;
   *) skip "add_subdirectory before the project's own Eigen" "no Eigen" ;;

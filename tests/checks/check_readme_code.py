@@ -1,8 +1,8 @@
 """Every ```cpp block of README.md is compiled: its paragraphs stand, in order, in one program.
 
-Programs are docs/snippets/ and examples/. White space does not matter, `...` stands for any
-part of a statement. A block without a language is a command or the print of a program: it then
-stands in a transcript.
+Programs are docs/snippets/ and examples/. White space does not matter, nor where clang-format
+breaks a line; `...` stands for any part of a statement. A block without a language is a command or
+the print of a program: it then stands in a transcript.
 """
 
 import re
@@ -10,12 +10,12 @@ from house import finish, root
 
 
 def words(code):
-    return " ".join(code.split())
+    return re.sub(r" ?([][(){},]) ?", r"\1", " ".join(code.split()))
 
 
 def pattern(block):
     paragraphs = [words(p) for p in re.split(r"\n\s*\n", block) if p.strip()]
-    return re.compile(" .*?".join(re.escape(p).replace(r"\.\.\.", "[^;]*?") for p in paragraphs))
+    return re.compile(".*?".join(re.escape(p).replace(r"\.\.\.", "[^;]*?") for p in paragraphs))
 
 
 programs = [p for folder in ("docs/snippets", "examples")

@@ -349,7 +349,8 @@ struct policy_kernel {
   /// Whether some ratio is so near to exp(±80) that its log-ratio may lie beyond.
   template <class V>
   static RLHF_INLINE mask_of<V> is_extreme(const V* lowest, const V* highest) {
-    return (lowest[0] < math::constant<V>(2e-35)) | (highest[0] > math::constant<V>(5e34));
+    const V tiny = math::constant<V>(2e-35), huge = math::constant<V>(5e34);
+    return (lowest[0] < tiny) | (highest[0] > huge);
   }
   template <class Token>
   RLHF_HOST_DEVICE RLHF_INLINE void rare(Token& t) const {

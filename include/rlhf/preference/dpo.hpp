@@ -257,7 +257,7 @@ struct answer_side {
 ///           weight, pair_loss, upstream: [pairs]
 /// Units     log-probabilities in nats; masks and weight: a flag, or a weight >= 0; 0 = ignored
 /// Requires  beta > 0; label_smoothing in [0, 0.5], 0 for sigmoid, < 0.5 for robust; references
-///           exactly when not reference_free; masks and layouts only per token; length_normalised only per token
+///           exactly when not reference_free; masks, layouts and length_normalised only per token
 /// Throws    contract_violation when a requirement is broken; nothing has been written by then
 /// Gradient  with g = w·beta·∂loss/∂z: g for each chosen token, −g for each rejected one, times the
 ///           mask's weight, over the answer's length if normalised; references, margin and weight

@@ -18,6 +18,10 @@ class index_view {
 
   template <class I>
   static constexpr bool fits_index = std::signed_integral<I> && (sizeof(I) == 4 || sizeof(I) == 8);
+  template <class E>
+  static constexpr void accept_element() {
+    static_assert(fits_index<E>, "rlhf: lengths, offsets, labels and group ids are int32 or int64");
+  }
 
  public:
   using space = Space;
@@ -31,6 +35,9 @@ class index_view {
         wide_(sizeof(I) == 8),
         size_{s.size[0], s.size[1]},
         stride_{s.rank == 2 ? s.size[1] : 1, s.rank == 2 ? index{1} : index{0}} {}
+  template <class E>
+    requires(!fits_index<E>)
+  constexpr index_view(const E*, const rlhf::shape&) { accept_element<E>(); }
   template <class P>
     requires points_to<P, const typename pointer_traits<P>::element, Space>
   constexpr index_view(const P& data, const rlhf::shape& s)
@@ -47,7 +54,6 @@ class index_view {
     for (int k = 0; k < 2; ++k) size_[k] = r.size[k], stride_[k] = r.stride[k];
   }
   template <tensor X>
-    requires(fits_index<std::remove_const_t<element_of<X>>>&& std::same_as<tensor_space<X>, Space>)
   constexpr index_view(X&& x, const rlhf::shape& s) : index_view(std::forward<X>(x)) {
     const index n = s.elements();
     if (rank_ != 1 || size_[0] != n || (n > 1 && stride_[0] != 1)) [[unlikely]]
@@ -68,8 +74,7 @@ class index_view {
     requires(!(fits_index<std::remove_const_t<element_of<X>>> &&
                std::same_as<tensor_space<X>, Space>))
   constexpr index_view(X&&) {
-    static_assert(fits_index<std::remove_const_t<element_of<X>>>,
-                  "rlhf: lengths, offsets, labels and group ids are int32 or int64");
+    accept_element<std::remove_const_t<element_of<X>>>();
     static_assert(std::same_as<tensor_space<X>, Space>,
                   "rlhf: the tensor is in another memory space than the executor");
   }
@@ -95,8 +100,8 @@ class index_view {
 
 enum class mask_kind : std::uint8_t { none, flag, weight32, weight64 };
 
-/// Which tokens count: bool or uint8 flags, or finite float/double weights >= 0. Left out, every
-/// token of the layout counts.
+/// Which tokens count: bool or uint8 flags, or float/double weights, each 0 or from 1e-30 to 1e30.
+/// Left out, every token of the layout counts.
 template <class Space = host_space>
 class mask_view {
   const void* data_ = nullptr;
@@ -116,6 +121,11 @@ class mask_view {
     else
       return mask_kind::none;
   }
+  template <class E>
+  static constexpr void accept_element() {
+    static_assert(kind_of<E>() != mask_kind::none,
+                  "rlhf: a mask is bool, uint8_t, or float/double weights");
+  }
 
  public:
   using space = Space;
@@ -129,6 +139,11 @@ class mask_view {
         rank_(s.rank),
         size_{s.size[0], s.size[1]},
         stride_{s.rank == 2 ? s.size[1] : 1, s.rank == 2 ? index{1} : index{0}} {}
+  template <class E>
+    requires(kind_of<E>() == mask_kind::none)
+  constexpr mask_view(const E*, const rlhf::shape&, const rlhf::shape& = {}) {
+    accept_element<E>();
+  }
   template <class P>
     requires points_to<P, const typename pointer_traits<P>::element, Space>
   constexpr mask_view(const P& data, const rlhf::shape& s)
@@ -148,8 +163,7 @@ class mask_view {
     requires(!std::derived_from<bare<X>, mask_view>)
   constexpr mask_view(X&& x) {
     using E = std::remove_const_t<element_of<X>>;
-    static_assert(kind_of<E>() != mask_kind::none,
-                  "rlhf: a mask is bool, uint8_t, or float/double weights");
+    accept_element<E>();
     static_assert(std::same_as<tensor_space<X>, Space>,
                   "rlhf: the tensor is in another memory space than the executor");
     static_assert(!(owner<X> && !std::is_lvalue_reference_v<X>),
@@ -178,6 +192,9 @@ class mask_view {
                   "rlhf: this mask is not a tensor; std::vector<bool> has no array of bool: use "
                   "std::vector<std::uint8_t>");
   }
+  template <class X>
+    requires(!tensor<X> && std::is_class_v<bare<X>> && !library_pointer<bare<X>>)
+  constexpr mask_view(X&& x, const rlhf::shape&) : mask_view(std::forward<X>(x)) {}
 
   RLHF_HOST_DEVICE constexpr explicit operator bool() const { return rank_ != 0; }
   RLHF_HOST_DEVICE constexpr const void* data() const { return data_; }

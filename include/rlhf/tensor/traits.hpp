@@ -43,9 +43,13 @@ concept owner = tensor_traits<bare<X>>::owns;
 template <class P>
 struct pointer_traits;
 
-template <class P, class T, class Space>
-concept points_to = requires(const P& p) {
+template <class P>
+concept library_pointer = requires(const P& p) {
   pointer_traits<P>::raw(p);
+};
+
+template <class P, class T, class Space>
+concept points_to = library_pointer<P> && requires {
   requires std::same_as<typename pointer_traits<P>::space, Space>;
   requires std::is_convertible_v < typename pointer_traits<P>::element(*)
   [], T(*)[] > ;

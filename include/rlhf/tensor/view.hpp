@@ -16,8 +16,23 @@ inline constexpr bool fits = [] {
 
 namespace detail {
 
-/// The sentence a user reads when a tensor does not fit a field. Each cause is asked alone, so the
+/// The sentences a user reads when a tensor does not fit a field. Each cause is asked alone, so the
 /// compiler prints one.
+template <class E, class T>
+constexpr void reject_element() {
+  if constexpr (!std::same_as<std::remove_const_t<E>, std::remove_const_t<T>>)
+    static_assert(std::same_as<std::remove_const_t<E>, std::remove_const_t<T>>,
+                  "rlhf: the element type differs from the scalar of the call, f<scalar>(...)");
+  else
+    static_assert(!std::is_const_v<E> || std::is_const_v<T>, "rlhf: an output must not be const");
+}
+
+template <class Given, class Space>
+constexpr void reject_space() {
+  static_assert(std::same_as<Given, Space>,
+                "rlhf: the tensor is in another memory space than the executor");
+}
+
 template <class X, class T, class Space>
 constexpr void reject() {
   if constexpr (!tensor<X>)
@@ -25,15 +40,24 @@ constexpr void reject() {
                   "rlhf: this type is not a tensor; an expression needs .eval(), a pointer needs "
                   "its shape: {p, {rows, columns}}");
   else if constexpr (!std::same_as<tensor_space<X>, Space>)
-    static_assert(std::same_as<tensor_space<X>, Space>,
-                  "rlhf: the tensor is in another memory space than the executor");
-  else if constexpr (!std::same_as<std::remove_const_t<element_of<X>>, std::remove_const_t<T>>)
-    static_assert(std::same_as<std::remove_const_t<element_of<X>>, std::remove_const_t<T>>,
-                  "rlhf: the element type differs from the scalar of the call, f<scalar>(...)");
-  else if constexpr (std::is_const_v<element_of<X>> && !std::is_const_v<T>)
-    static_assert(!std::is_const_v<element_of<X>>, "rlhf: an output must not be const");
+    reject_space<tensor_space<X>, Space>();
+  else if constexpr (!std::is_convertible_v<element_of<X>(*)[], T(*)[]>)
+    reject_element<element_of<X>, T>();
   else
     static_assert(!owner<X>, "rlhf: a temporary that owns its memory would dangle; name it first");
+}
+
+/// The same for what stands before a shape, where a pointer is right.
+template <class X, class T, class Space>
+constexpr void reject_with_shape() {
+  if constexpr (std::is_pointer_v<bare<X>>) {
+    reject_element<std::remove_pointer_t<bare<X>>, T>();
+  } else if constexpr (library_pointer<bare<X>>) {
+    reject_space<typename pointer_traits<bare<X>>::space, Space>();
+    reject_element<typename pointer_traits<bare<X>>::element, T>();
+  } else {
+    reject<X, T, Space>();
+  }
 }
 
 }  // namespace detail
@@ -106,6 +130,12 @@ class view {
     requires(!fits<X, T, Space> && !std::derived_from<bare<X>, view> &&
              !std::same_as<bare<X>, raw_view<T, Space>> && !std::is_arithmetic_v<bare<X>>)
   constexpr view(X&&) { detail::reject<X, T, Space>(); }
+  template <class X>
+    requires(!fits<X, T, Space> && !points_to<bare<X>, T, Space> && !std::is_convertible_v<X, T*> &&
+             !std::is_arithmetic_v<bare<X>>)
+  constexpr view(X&&, const rlhf::shape&, const rlhf::shape& = {}) {
+    detail::reject_with_shape<X, T, Space>();
+  }
 
   /// Given or not: an empty tensor is given, though its pointer may be null.
   RLHF_HOST_DEVICE constexpr explicit operator bool() const { return raw_.rank != 0; }
@@ -188,7 +218,8 @@ struct output : view<T, Space> {
   template <class X>
   constexpr output(add_to_reference<X> x)
       : view<T, Space>(std::forward<X>(x.tensor)), accumulate(true) {}
-  constexpr output(add_to_view<T, Space> x) : view<T, Space>(x.tensor), accumulate(true) {}
+  template <class U, class S>
+  constexpr output(add_to_view<U, S> x) : view<T, Space>(x.tensor), accumulate(true) {}
 };
 
 /// The scale of the gradient that comes from above: a number, a device_scalar, or a tensor with

@@ -267,14 +267,14 @@ struct group_pass {
     team.each([&](int t) {
       if (first + t >= groups.groups) return;
       const partial mine = kernel(groups.at(first + t));
-      memcpy(s.x[t], &mine, sizeof mine);
+      __builtin_memcpy(s.x[t], &mine, sizeof mine);
     });
     team.sync();
     team.each([&](int t) {
       if (t != 0) return;
       partial sum;
       for (int k = 0; k < threads && first + k < groups.groups; ++k) sum = sum + read(s, k);
-      memcpy(s.x[0], &sum, sizeof sum);
+      __builtin_memcpy(s.x[0], &sum, sizeof sum);
       for (int k = 0; k < words; ++k) unit_sum[unit * words + k] = s.x[0][k];
     });
     if (!team.arrive(arrived, units, s.last)) return;
@@ -301,7 +301,7 @@ struct group_pass {
  private:
   static RLHF_HOST_DEVICE partial read(const shared& s, int k) {
     partial x;
-    memcpy(&x, s.x[k], sizeof x);
+    __builtin_memcpy(&x, s.x[k], sizeof x);
     return x;
   }
 };
