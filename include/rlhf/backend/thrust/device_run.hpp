@@ -518,7 +518,7 @@ class device_run {
     }
     if (mask_seen) return;
     now.bad_weights = refusal_count();
-    refuse(now.bad_weights, "mask", "weights of 0, or from 1e-30 to 1e30");
+    refuse(now.bad_weights, "mask", detail::weight_range);
   }
 
   /// The tree over n rows of figures, in rounds of 64, into `to`. Where only the device knows how
