@@ -254,7 +254,7 @@ struct logit_pass {
   }
   RLHF_HOST_DEVICE static T distance(T x, T tile_top, T scale) {
     const T lowest = sizeof(T) == sizeof(float) ? T(-87) : T(-708);
-    return (math::max)((x - tile_top) * scale, lowest);  // NaN comes through
+    return (math::max)(math::detail::rounded_product(x - tile_top, scale), lowest);  // NaN passes
   }
   /// Of the hardware on a GPU, unless strict: a logit has no more than a dozen instructions before
   /// they take longer than its two bytes.
@@ -657,7 +657,7 @@ struct logit_pass {
         const double label_part = product(slope_of.label, -expm1_of(of.log_prob));
         const double p_part = product(slope_of.label + slope_of.p, p);
         const double spread = product(slope_of.p_log_p * p, of.log_prob + of.entropy);
-        at_label = (label_part + p_part + spread + slope_of.uniform) * inverse + 0.0;
+        at_label = product(label_part + p_part + spread + slope_of.uniform, inverse) + 0.0;
       }
       s.at_label = static_cast<T>(at_label);
       s.full = slope_of.p_log_p != 0 || slope_of.uniform != 0;

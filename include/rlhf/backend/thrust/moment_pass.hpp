@@ -377,9 +377,8 @@ struct moment_pass : unit_reader<K, Space> {
         const T seen = x[(step + odd) * lanes], weight = w[(step + odd) * lanes];
         const bool counts = weight > T(0);
         const V d = counts ? math::constant<V>(seen) - about : math::constant<V>(T(0));
-        V part = weighs ? math::constant<V>(weight) * d : d;
-        math::detail::keep_rounding(part);  // not fused with its sum, on any machine
-        sum[odd] = math::first(math::constant<V>(sum[odd]) + part);
+        const V part = weighs ? math::constant<V>(weight) * d : d;
+        sum[odd] = math::first(math::detail::add_rounded(math::constant<V>(sum[odd]), part));
         square[odd] = math::first(math::fma(part, d, math::constant<V>(square[odd])));
         if constexpr (K::ranged) {
           low = counts && seen < low ? seen : low;
