@@ -71,6 +71,8 @@ int main(int count, char** word) {
   rlhf_bench::scans(all);
   rlhf_bench::logits(all);
   rlhf_bench::small_batches(all);
+  std::printf("\n");
+  rlhf_bench::print_goals(all.lines());
   if (!json.empty()) rlhf_bench::write_json(json, about, all.lines());
   return 0;
 }

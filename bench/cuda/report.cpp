@@ -8,6 +8,37 @@
 
 namespace rlhf_bench {
 
+namespace {
+
+/// Says on a line whether a goal is reached.
+bool is_reached(const line& l, const char* figure, double value, const char* relation, double goal,
+                bool reached) {
+  std::printf("%-7s %-34s %-14s %-11s %9.3f %s %.2f\n", reached ? "reached" : "MISSED",
+              l.operation.c_str(), l.size.c_str(), figure, value, relation, goal);
+  return reached;
+}
+
+}  // namespace
+
+void print_goals(const std::vector<line>& lines) {
+  int goals = 0, reached = 0;
+  const auto count = [&](bool is) {
+    ++goals;
+    reached += is ? 1 : 0;
+  };
+  for (const line& l : lines) {
+    if (l.goal > 0)
+      count(is_reached(l, l.reads_only ? "of a read" : "of a copy", l.fraction(), ">=", l.goal,
+                       l.fraction() >= l.goal));
+    if (l.goal_us > 0)
+      count(is_reached(l, "cold us", l.cold_us, "<=", l.goal_us, l.cold_us <= l.goal_us));
+    if (l.goal_launches > 0)
+      count(is_reached(l, "launches", l.launches, "<=", l.goal_launches,
+                       l.launches <= l.goal_launches));
+  }
+  std::printf("%d of %d goals reached\n", reached, goals);
+}
+
 void write_json(const std::string& file, const circumstances& about,
                 const std::vector<line>& lines) {
   nlohmann::ordered_json all;
@@ -37,6 +68,7 @@ void write_json(const std::string& file, const circumstances& about,
                                   {"launches", l.launches}};
     if (l.goal > 0) one["goal_fraction"] = l.goal;
     if (l.goal_us > 0) one["goal_us"] = l.goal_us;
+    if (l.goal_launches > 0) one["goal_launches"] = l.goal_launches;
     all["lines"].push_back(one);
   }
   std::ofstream to(file);

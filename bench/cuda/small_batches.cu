@@ -59,7 +59,8 @@ void add(table& to, const char* name, index n, double bytes) {
           .size = std::to_string(n),
           .items = static_cast<double>(n),
           .bytes_per_item = bytes,
-          .goal_us = 4},
+          .goal_us = 4,
+          .goal_launches = 1},
          [=](std::uint32_t seed) { return std::make_shared<Set>(n, seed); });
 }
 

@@ -117,7 +117,8 @@ void add(table& to, const char* name, index rows, index columns, given how, doub
           .items = static_cast<double>(rows * columns),
           .bytes_per_item = bytes + (how == given::mask ? mask_bytes : 0),
           .goal = goal,
-          .goal_us = goal_us},
+          .goal_us = goal_us,
+          .goal_launches = goal_us > 0 ? (how == given::mask ? 2 : 1) : 0},
          [=](std::uint32_t seed) { return std::make_shared<Set>(rows, columns, how, seed); });
 }
 

@@ -2,7 +2,8 @@
 . "$root/cmake/dev/suite.sh"
 . "$root/cmake/dev/build_bench.sh"
 
-# Everything ends within ten minutes: what hangs is stopped, and what has no time left is named.
+# Everything ends within ten minutes, the builds too: what hangs is stopped, and what has no time left
+# is named.
 ends=$(($(date +%s) + 585))
 in_time() {  # SECONDS COMMAND...: at most so many, and no more than are left
   seconds=$1
@@ -49,14 +50,17 @@ export CUDA_DEVICE_ORDER=PCI_BUS_ID  # nvidia-smi's first is CUDA's first
 capability=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -n 1 | tr -d '. ')
 if has ninja; then generator=Ninja; else generator='Unix Makefiles'; fi
 export CMAKE_BUILD_PARALLEL_LEVEL="$jobs"
+cmake() { in_time 300 cmake "$@"; }
+ctest() { in_time 200 ctest "$@"; }
 test_preset cuda all -G "$generator" "-DCMAKE_CUDA_ARCHITECTURES=$capability" \
   "-DRLHF_CUDA_CHIPS=$capability" \
-  "-DRLHF_HEADERS=$headers" -DRLHF_BUILD_BENCH=ON
-if cmake --build "$build/cuda" --target rlhf_bench_cuda; then
+  "-DRLHF_HEADERS=$headers" -DRLHF_BUILD_BENCH=ON -DRLHF_TEST_CUDA_STRICT=ON
+if [ -x "$build/cuda/bench/cuda/rlhf_bench_cuda" ]; then
   # shellcheck disable=SC2086
   in_time 240 "$build/cuda/bench/cuda/rlhf_bench_cuda" $quick --json "$json" --commit "$(commit)" &&
-    say "$json" || broken=$((broken + 1))
+    say "$json" || { say "FAILED: the bandwidth table"; broken=$((broken + 1)); }
 else
+  say "FAILED: the bandwidth table (it was not built)"
   broken=$((broken + 1))
 fi
 if ! has compute-sanitizer; then
@@ -66,5 +70,8 @@ elif [ -x "$build/cuda/tests/rlhf_test_cuda" ]; then
   sanitize racecheck
   sanitize initcheck
   sanitize synccheck
+else
+  say "FAILED: compute-sanitizer (the tests were not built)"
+  broken=$((broken + 1))
 fi
 finish

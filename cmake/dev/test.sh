@@ -23,7 +23,7 @@ else
 fi
 test_preset sanitize all "$(rooms "tensor;primitive;policy;preference")"
 if has nvcc; then
-  test_preset cuda all
+  test_preset cuda all "-DRLHF_TEST_CUDA_STRICT=$([ $all = yes ] && echo ON || echo OFF)"
 else
   skip "CUDA tests (nvcc was not found)"
 fi

@@ -5,6 +5,7 @@
 #include <rlhf/advantage/generalized_advantage_estimation.hpp>
 #include <rlhf/backend/host.hpp>
 //! [strict]
+#include <rlhf/reward/ensemble.hpp>
 
 #include <cstdio>
 #include <vector>
@@ -28,4 +29,9 @@ int main() {
       {.gamma = 0.99, .lambda = 0.95});
   std::printf("first advantage %a\nmean %a\nvariance %a\n", static_cast<double>(advantage[0]),
               r.advantage.mean, r.advantage.variance());
+  // The first of them as the scores of five reward models.
+  const auto e = rlhf::ensemble_reward<float>(
+      {.reward = {reward.data(), {5, rows}}}, {},
+      {.combine = rlhf::ensemble::uncertainty_weighted, .coefficient = 0.3});
+  std::printf("sum of an ensemble's rewards %a\n", e.combined.sum);
 }

@@ -2,6 +2,7 @@
 
 #include "rlhf/advantage/discounted_returns.hpp"
 #include "rlhf/distribution/token_log_prob.hpp"
+#include "rlhf/kl/kl_penalty.hpp"
 #include "rlhf/policy/clipped_surrogate.hpp"
 #include "tests/thrust/batch.hpp"
 
@@ -121,6 +122,59 @@ TEST_CASE("device: a label that is no class reads nothing, and get() says so") {
   const thrust::host_vector<float> to = log_prob;
   CHECK(to[0] == doctest::Approx(-std::log(3.0)));  // three equal logits
   CHECK(to[1] == 0);
+}
+
+TEST_CASE("device: weights of rows of logits that are no weights, and get() says so") {
+  const float good = 1, bad[] = {1, INFINITY, -1, NAN, 1e-31f, 0};
+  const thrust::device_vector<std::int64_t> label(6, 1);
+  const thrust::device_vector<std::int64_t> offset(std::vector<std::int64_t>{0, 2, 6});
+  const thrust::device_vector<float> logits(18, 0.0f), some(bad, bad + 6), same(6, good);
+  for (const int kind : {0, 1, 2}) {
+    CAPTURE(kind);
+    device_place place;
+    thrust::device_vector<float> log_prob(6, 7.0f);
+    const auto call = [&](const thrust::device_vector<float>& weight) {
+      const rlhf::shape each = kind == 1 ? rlhf::shape(2, 3) : rlhf::shape(6);
+      const rlhf::shape all = kind == 1 ? rlhf::shape(2, 3, 3) : rlhf::shape(6, 3);
+      rlhf::sequence_layout<rlhf::device_space> layout;
+      if (kind == 2) layout = rlhf::packed(offset);
+      return rlhf::token_log_prob<float>({.logits = {logits, all},
+                                          .label = {label, each},
+                                          .mask = {weight, each},
+                                          .layout = layout},
+                                         {.log_prob = {log_prob, each}}, {}, place.exec);
+    };
+    CHECK(refusal_of(call(some)) ==
+          "token_log_prob: mask: expected weights of 0, or from 1e-30 to 1e30, received 4");
+    const thrust::host_vector<float> to = log_prob;
+    CHECK(to[0] == doctest::Approx(-std::log(3.0)));  // three equal logits
+    for (std::size_t k = 1; k < 6; ++k) CHECK(to[k] == 0);
+    CHECK(refusal_of(call(same)) == "");
+  }
+}
+
+TEST_CASE("device: a score at no column of its row is left out, and get() says so") {
+  device_place place;
+  const rlhf::shape shape(3, 2);
+  const thrust::device_vector<float> zero(6, 0.0f), score(3, 5.0f);
+  thrust::device_vector<float> reward(64, 7.0f);
+  const auto call = [&](const thrust::device_vector<std::int64_t>& at) {
+    return rlhf::kl_penalty<float>({.log_prob = {zero, shape},
+                                    .ref_log_prob = {zero, shape},
+                                    .score = rlhf::per_sequence(score),
+                                    .score_index = at},
+                                   {.reward = {reward.data(), shape}},
+                                   {.coefficient = 0.1, .score_at = rlhf::score_position::by_index},
+                                   place.exec);
+  };
+  const thrust::device_vector<std::int64_t> some(std::vector<std::int64_t>{1, 2, -1});
+  CHECK(refusal_of(call(some)) ==
+        "kl_penalty: score_index: expected a column of its row, received 2");
+  const thrust::host_vector<float> to = reward;
+  const float expected[] = {0, 5, 0, 0, 0, 0, 7};  // the score in the row whose column is one
+  for (std::size_t k = 0; k < 7; ++k) CHECK(to[k] == expected[k]);
+  const thrust::device_vector<std::int64_t> good(std::vector<std::int64_t>{1, 0, 1});
+  CHECK(call(good).get().unplaced == 0);
 }
 
 TEST_CASE("device: the workspace that is asked for is enough, and one byte less is refused") {

@@ -175,16 +175,18 @@ TEST_CASE("cuda: a loss over lengths with a known normaliser is one kernel of a 
   ppo_step step;
   step.fill(5, stream.handle);
   const auto on = step.executor(stream.handle);
-  stream.wait();
+  const auto call = [&] {
+    return rlhf::clipped_surrogate_loss<float>({.log_prob = {step.log_prob, step.shape},
+                                                .old_log_prob = {step.old_log_prob, step.shape},
+                                                .advantage = {step.reward, step.shape},
+                                                .layout = rlhf::lengths(step.length)},
+                                               {.d_log_prob = {step.d_log_prob, step.shape}},
+                                               {.over = rlhf::aggregation::token_mean(1000)}, on);
+  };
+  call().get();  // kernels are loaded by their first launch, which no capture allows
   cudaGraph_t graph = nullptr;
   check(cudaStreamBeginCapture(stream.handle, cudaStreamCaptureModeGlobal));
-  const auto pending =
-      rlhf::clipped_surrogate_loss<float>({.log_prob = {step.log_prob, step.shape},
-                                           .old_log_prob = {step.old_log_prob, step.shape},
-                                           .advantage = {step.reward, step.shape},
-                                           .layout = rlhf::lengths(step.length)},
-                                          {.d_log_prob = {step.d_log_prob, step.shape}},
-                                          {.over = rlhf::aggregation::token_mean(1000)}, on);
+  const auto pending = call();
   check(cudaStreamEndCapture(stream.handle, &graph));
   std::size_t nodes = 0;
   check(cudaGraphGetNodes(graph, nullptr, &nodes));

@@ -263,4 +263,32 @@ TEST_CASE_TEMPLATE("device: rows that fit no shared memory", L, float, rlhf::bfl
   compare_rows<L>(3, 130001, 0, 0, 1);
 }
 
+TEST_CASE_TEMPLATE("device: rows of so many tiles that their slopes fit no shared memory", L,
+                   double, rlhf::bfloat16) {
+  const index classes = sizeof(L) == sizeof(double) ? 700000 : 1400000;
+  if (!is_left_out(classes)) compare_rows<L>(1, classes, 0, 0, 1);
+}
+
+TEST_CASE("device: a block needs no more memory than any GPU has, whatever the classes") {
+  using plan = rlhf::RLHF_COMPUTE::detail::logit_plan;
+  constexpr std::size_t least = std::size_t{64} << 10, b16 = 2, b32 = 4, b64 = 8;
+  for (const std::size_t element : {b16, b32, b64}) {
+    CAPTURE(element);
+    const std::size_t compute = element == b64 ? b64 : b32;
+    const plan::sizes bytes{element, compute, 400, 3 * compute, 64};
+    std::size_t most = 0;
+    bool slopes_have_a_place = true;
+    for (index classes = 1; classes < index{1} << 36; classes += classes / 3 + 1)
+      for (const bool gradient : {false, true}) {
+        const auto p = plan::over(classes, 1000, gradient, true, true, bytes, least);
+        const bool apart = plan::slopes_apart(classes, gradient, bytes);
+        most = p.shape.shared_bytes > most ? p.shape.shared_bytes : most;
+        slopes_have_a_place = slopes_have_a_place && (p.slopes == p.tiles) == (gradient && !apart);
+      }
+    CHECK(most <= least);
+    CHECK(most > least / 2);  // what is there is used
+    CHECK(slopes_have_a_place);
+  }
+}
+
 }  // namespace thrust_test

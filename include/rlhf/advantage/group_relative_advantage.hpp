@@ -91,7 +91,7 @@ struct group_relative_kernel {
           factor = factor_of(spread);
         }
       }
-      const double a = silent ? 0 : (x - mean) * factor;
+      const double a = silent ? 0 : math::detail::rounded_product(x - mean, factor);
       put(advantage, i, a);
       put(baseline, i, mean);
       put(deviation, i, math::sqrt(spread));

@@ -41,7 +41,8 @@ struct leave_one_out_kernel {
         continue;
       }
       const double x = static_cast<double>(given);
-      const double a = raw ? x : r.equal() ? 0 : (x - r.all.mean) * factor;
+      const double centred = math::detail::rounded_product(x - r.all.mean, factor);
+      const double a = raw ? x : r.equal() ? 0 : centred;
       put(advantage, i, a);
       put(baseline, i, raw ? 0 : x - a);
       seen.add(a);

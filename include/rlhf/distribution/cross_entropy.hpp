@@ -128,9 +128,9 @@ struct cross_entropy_rows {
     write_token(token_loss, t.place, token);
     const double scale =
         weight * gradient.at(i) * static_cast<double>(read_token(upstream, t.place));
-    t.slope = {.label = math::first(terms.d_label) * scale,
-               .p = math::first(terms.d_p) * scale,
-               .uniform = math::first(terms.d_uniform) * scale};
+    t.slope = {.label = math::detail::rounded_product(math::first(terms.d_label), scale),
+               .p = math::detail::rounded_product(math::first(terms.d_p), scale),
+               .uniform = math::detail::rounded_product(math::first(terms.d_uniform), scale)};
   }
   RLHF_HOST_DEVICE void masked(const row_place& at) const { clear_token(token_loss, at); }
 

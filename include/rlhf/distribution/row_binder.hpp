@@ -6,24 +6,30 @@
 namespace rlhf::inline RLHF_COMPUTE::detail {
 
 /// 1 / 0 or the mask's weight for each slot, 0 where the label says "ignore". A label that is
-/// neither a class nor that is counted, and weighs 0: on a stream nobody could refuse it earlier.
+/// neither a class nor that is counted, and weighs 0, and so is a weight that is none: on a stream
+/// nobody could refuse them earlier.
 template <class Space>
 struct label_weights {
   token_domain<Space> domain;
   index mask_stride;  // of a rank-1 mask; 0: that of the domain
   row_arguments<float, Space> labels;
   index ignore;
-  double* weight;  // [rows, columns] or packed like the domain
-  double* wrong;   // per row
+  double* weight;                // [rows, columns] or packed like the domain
+  double* wrong;                 // labels per row
+  double* no_weights = nullptr;  // the same of weights; null where they have been looked at
 
   RLHF_HOST_DEVICE void operator()(index i) const {
     const index begin = domain.begin(i), n = domain.length(i);
     const index step = mask_stride != 0 ? mask_stride : domain.mask_stride();
     const index at = mask_stride != 0 ? begin * mask_stride : domain.mask_offset(i);
     double* const row = weight + (domain.kind == arrangement::packed ? begin : i * domain.columns);
-    double bad = 0;
+    double bad = 0, unfit = 0;
     for (index j = 0; j < n; ++j) {
       double w = domain.mask.at(at + j * step);
+      if (no_weights != nullptr && !is_weight(w)) {
+        w = 0;
+        unfit += 1;
+      }
       if (w > 0 && labels.label) {
         const index label = labels.label_of({i, begin, j});
         const bool ignored = label == ignore;
@@ -35,6 +41,7 @@ struct label_weights {
     }
     for (index j = n; j < domain.slots(i); ++j) row[j] = 0;
     wrong[i] = bad;
+    if (no_weights != nullptr) no_weights[i] = unfit;
   }
 };
 
@@ -223,8 +230,15 @@ class row_binder {
     label_weights<Space> functor{domain, loose_ ? mask_stride() : 0, {}, ignore_, weight, wrong};
     functor.labels.label = label_;
     functor.labels.classes = classes();
+    if constexpr (!std::same_as<Space, host_space>)
+      if (mask_ && mask_.kind() != mask_kind::flag)
+        functor.no_weights = run.template allocate<double>(domain.rows + 1);
     run.for_each(domain.rows, functor);
     if constexpr (!std::same_as<Space, host_space>) {
+      if (double* const unfit = functor.no_weights; unfit != nullptr) {
+        run.for_each(1, add_rows{unfit, domain.rows, unfit + domain.rows});
+        run.refuse(unfit + domain.rows, "mask", weight_range);
+      }
       run.for_each(1, add_rows{wrong, domain.rows, wrong + domain.rows});
       run.refuse(wrong + domain.rows, "label", "0 <= label < classes, or ignore_index");
     }

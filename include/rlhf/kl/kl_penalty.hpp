@@ -117,7 +117,10 @@ struct store_coefficient {
   }
 };
 
-/// Puts the score of row i where it belongs: placed[i], value[i] say whether, and what.
+inline constexpr const char* index_range = "a column of its row";
+
+/// Puts the score of row i where it belongs: placed[i], value[i] say whether, and what; wrong[i]
+/// whether its score_index is no column of the row: on a stream nobody could refuse it earlier.
 template <scalar T, class Space>
 struct place_score {
   token_domain<Space> domain;
@@ -127,6 +130,7 @@ struct place_score {
   token_output<T> reward;
   double* placed;
   double* value;
+  double* wrong = nullptr;
 
   RLHF_HOST_DEVICE void operator()(index i) const {
     const index valid = domain.valid_length(i);
@@ -148,7 +152,8 @@ struct place_score {
         j = score_index[i];
         break;
     }
-    const bool fits = valid > 0 && j >= 0 && j < slots;
+    const bool inside = j >= 0 && j<slots, fits = valid> 0 && inside;
+    if (wrong != nullptr) wrong[i] = inside ? 0 : 1;
     placed[i] = fits ? 1 : 0;
     value[i] = 0;
     if (!fits) return;
@@ -255,7 +260,7 @@ result_of<Exec, kl_penalty_result> kl_penalty(const kl_penalty_batch<T, space_of
     if constexpr (std::same_as<Space, host_space>)
       for (index i = 0; i < domain.rows; ++i)
         if (batch.score_index[i] < 0 || batch.score_index[i] >= domain.slots(i)) [[unlikely]]
-          detail::fail(function, "score_index", "a column of its row", batch.score_index[i]);
+          detail::fail(function, "score_index", detail::index_range, batch.score_index[i]);
   } else {
     bind.unused("score_index", bool(batch.score_index));
   }
@@ -286,9 +291,15 @@ result_of<Exec, kl_penalty_result> kl_penalty(const kl_penalty_batch<T, space_of
   if (screened.dropped != nullptr)
     run.for_each(1, detail::add_dropped{screened.dropped, sums + sums_of<K>::nonfinite});
   if (per_sequence) {
-    run.for_each(domain.rows,
-                 detail::place_score<T, Space>{screened.domain, score, batch.score_index,
-                                               config.score_at, reward, placed, value});
+    detail::place_score<T, Space> place{
+        screened.domain, score, batch.score_index, config.score_at, reward, placed, value};
+    if constexpr (!std::same_as<Space, host_space>)
+      if (by_index) place.wrong = run.template allocate<double>(domain.rows + 1);
+    run.for_each(domain.rows, place);
+    if (double* const wrong = place.wrong; wrong != nullptr) {
+      run.for_each(1, detail::add_rows{wrong, domain.rows, wrong + domain.rows});
+      run.refuse(wrong + domain.rows, "score_index", detail::index_range);
+    }
     run.for_each(1, detail::add_placed{placed, value, domain.rows, tail});
   } else {
     const bool given = bool(batch.score);

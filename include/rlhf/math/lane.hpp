@@ -69,11 +69,18 @@ struct format<double> {
 };
 
 /// x as it is, but unknown to the optimiser: what is added to it is not fused with what made it,
-/// and (x + big) - big is not "simplified". Costs no instruction.
+/// and (x + big) - big is not "simplified". Costs no instruction, on a GPU one: there an empty asm
+/// would not last, because instructions are fused again when PTX is assembled.
 template <class T>
 RLHF_HOST_DEVICE RLHF_INLINE T opaque(T x) {
 #if defined(__CUDA_ARCH__)
-  return x;
+  T y;
+  if constexpr (sizeof(T) == sizeof(float)) {
+    asm("add.rn.f32 %0, %1, 0f80000000;" : "=f"(y) : "f"(x));  // x + -0 is x
+  } else {
+    asm("add.rn.f64 %0, %1, 0d8000000000000000;" : "=d"(y) : "d"(x));
+  }
+  return y;
 #elif defined(__GNUC__) && (defined(__x86_64__) || defined(__SSE2__))
   asm("" : "+x"(x));
   return x;
@@ -96,6 +103,24 @@ RLHF_HOST_DEVICE RLHF_INLINE void keep_rounding(V& x) {
   } else {
     x = opaque(x);
   }
+}
+
+/// sum + x, where x keeps the rounding of what made it, on any machine: a product is not fused with
+/// its sum. Costs no instruction.
+template <class V>
+RLHF_HOST_DEVICE RLHF_INLINE V add_rounded(const V& sum, V x) {
+#if defined(__CUDA_ARCH__)
+  if constexpr (requires { x.value; }) {
+    return {add_rounded(sum.value, x.value)};
+  } else if constexpr (sizeof(V) == sizeof(float)) {
+    return __fadd_rn(sum, x);
+  } else {
+    return __dadd_rn(sum, x);
+  }
+#else
+  keep_rounding(x);
+  return sum + x;
+#endif
 }
 
 /// a*b, rounded: never the first half of a fused a*b + c in strict mode.

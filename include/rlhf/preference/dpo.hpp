@@ -136,8 +136,8 @@ struct normalise_answer {
   double* share;  // ∂(sum)/∂(token), to be weighed by the mask
   RLHF_HOST_DEVICE void operator()(index i) const {
     share[i] = by_length ? (weight[i] > 0 ? 1 / weight[i] : 0) : 1;
-    sum[2 * i] *= share[i];
-    sum[2 * i + 1] = sum[2 * i] - sum[2 * i + 1] * share[i];
+    sum[2 * i] = math::detail::rounded_product(sum[2 * i], share[i]);
+    sum[2 * i + 1] = sum[2 * i] - math::detail::rounded_product(sum[2 * i + 1], share[i]);
   }
 };
 

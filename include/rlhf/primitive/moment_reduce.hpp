@@ -44,7 +44,9 @@ struct shifted_sums {
 
   RLHF_HOST_DEVICE double mean() const { return sum / weight; }
   /// Whether the shift is no good: the squares are more about it than about the mean.
-  RLHF_HOST_DEVICE bool far() const { return weight > 0 && 2 * (sum * mean()) > square; }
+  RLHF_HOST_DEVICE bool far() const {
+    return weight > 0 && 2 * math::detail::opaque(sum * mean()) > square;
+  }
   template <class Series>
   RLHF_HOST_DEVICE Series about(double shift) const {
     Series r;

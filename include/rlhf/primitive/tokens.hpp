@@ -158,8 +158,7 @@ class token_binder {
         continue;
       for (index j = 0; j < n; ++j) {
         const double w = static_cast<double>(row[j * step]);
-        if (!detail::is_weight(w))
-          detail::fail(function_, names_.mask, "weights of 0, or from 1e-30 to 1e30", w);
+        if (!detail::is_weight(w)) detail::fail(function_, names_.mask, detail::weight_range, w);
       }
     }
   }

@@ -89,6 +89,7 @@ struct combine_members {
   }
 
   RLHF_HOST_DEVICE void operator()(index b) const {
+    using math::detail::rounded_product;
     double n = 0, sum = 0;
     for (index k = 0; k < members; ++k) {
       const double x = at(b, k);
@@ -101,7 +102,7 @@ struct combine_members {
     for (index k = 0; k < members; ++k) {
       const double x = at(b, k);
       if (x != x) continue;
-      squares += (x - mean) * (x - mean);
+      squares += rounded_product(x - mean, x - mean);
       lowest = x < lowest ? x : lowest;
       highest = x > highest ? x : highest;
     }
@@ -130,7 +131,7 @@ struct combine_members {
           const index place = rank(b, k);
           if (place == first || place == last) {
             slope = share;
-            picked += share * x;
+            picked += rounded_product(share, x);
           }
         } else {
           slope = 1 / n;
@@ -139,14 +140,14 @@ struct combine_members {
           if (combine == ensemble::mean_minus_std && deviation > 0)
             slope -= coefficient * (x - mean) / (freedom * deviation);
         }
-        slope *= above;
+        slope = rounded_product(slope, above);
       }
       if (d_reward.data != nullptr)
         put(d_reward, b * d_reward.per_row + k * d_reward.stride, slope);
     }
     double value = ordered ? picked : lowest == highest ? lowest : mean;
-    if (combine == ensemble::uncertainty_weighted) value -= coefficient * variance;
-    if (combine == ensemble::mean_minus_std) value -= coefficient * deviation;
+    if (combine == ensemble::uncertainty_weighted) value -= rounded_product(coefficient, variance);
+    if (combine == ensemble::mean_minus_std) value -= rounded_product(coefficient, deviation);
     if (!(n > 0)) value = nan;
     const double spread = n > 0 ? deviation : nan;
     if (combined.data != nullptr) put(combined, b * combined.per_row, value);

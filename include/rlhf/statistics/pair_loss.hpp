@@ -147,7 +147,7 @@ class pair_binder {
       for (index i = 0; i < pairs_; ++i) {
         const double w = weight.at(i * weight.stride(0));
         if (!detail::is_weight(w)) [[unlikely]]
-          detail::fail(function_, "weight", "weights of 0, or from 1e-30 to 1e30", w);
+          detail::fail(function_, "weight", detail::weight_range, w);
       }
     }
   }

@@ -178,8 +178,8 @@ struct whiten_slopes {
     const bool varies = !fixed && m.count > 0;
     to[0] = static_cast<T>(s.scale);
     to[1] = static_cast<T>(varies ? ((shift_mean ? 0 : 1) - s.scale) * products[0] / m.count : 0);
-    to[2] =
-        static_cast<T>(varies && m.count > ddof ? s.slope * products[1] * 2 / (m.count - ddof) : 0);
+    const double through = 2 * math::detail::rounded_product(s.slope, products[1]);
+    to[2] = static_cast<T>(varies && m.count > ddof ? through / (m.count - ddof) : 0);
   }
 };
 

@@ -26,6 +26,7 @@ void check_memory(const char* function, const char* argument, const view<T, Spac
 RLHF_HOST_DEVICE constexpr bool is_weight(double w) {
   return (w == 0) | ((w >= 1e-30) & (w <= 1e30));
 }
+inline constexpr const char* weight_range = "weights of 0, or from 1e-30 to 1e30";
 
 /// An output must not write one element twice.
 template <class T, class Space>

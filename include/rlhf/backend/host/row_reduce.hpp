@@ -393,7 +393,7 @@ class row_pass {
       const double label_part = product(slope.label, -expm1_of(r.log_prob));
       const double p_part = product(slope.label + slope.p, p);
       const double spread = product(slope.p_log_p * p, r.log_prob + r.entropy);
-      at_label = (label_part + p_part + spread + slope.uniform) * inverse_ + 0.0;
+      at_label = product(label_part + p_part + spread + slope.uniform, inverse_) + 0.0;
     }
     const bool read = slope.p_log_p != 0 || slope.uniform != 0;
     const index tiles = row_tiles(classes_);

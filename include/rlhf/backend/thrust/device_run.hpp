@@ -290,11 +290,15 @@ class device_run {
     }
     auto* const partial = allocate<double>(slots * row.size());
     using pass = detail::logit_pass<K, L, space>;
+    using plan_of = detail::logit_plan;
+    const bool gradient = a.gradient.data != nullptr;
+    typename pass::tile_slope* slopes = nullptr;
+    if (plan_of::slopes_apart(a.classes, gradient, pass::bytes))
+      slopes = allocate<typename pass::tile_slope>(slots * detail::row_tiles(a.classes));
     if (!arena_.dry()) {
-      const auto plan =
-          detail::logit_plan::over(a.classes, slots, a.gradient.data != nullptr, a.squares_wanted,
-                                   a.mean_wanted, pass::bytes, detail::shared_bytes_of(exec_));
-      const pass each{kernel, a, rank, slots, partial, plan, 1 / a.temperature};
+      const auto plan = plan_of::over(a.classes, slots, gradient, a.squares_wanted, a.mean_wanted,
+                                      pass::bytes, detail::shared_bytes_of(exec_));
+      const pass each{kernel, a, rank, slots, partial, plan, 1 / a.temperature, slopes};
       blocks(each.jobs(), plan.shape, each);
     }
     fold_to(row, partial, slots, sums, first == nullptr ? nullptr : first + domain.rows);
@@ -514,7 +518,7 @@ class device_run {
     }
     if (mask_seen) return;
     now.bad_weights = refusal_count();
-    refuse(now.bad_weights, "mask", "weights of 0, or from 1e-30 to 1e30");
+    refuse(now.bad_weights, "mask", detail::weight_range);
   }
 
   /// The tree over n rows of figures, in rounds of 64, into `to`. Where only the device knows how

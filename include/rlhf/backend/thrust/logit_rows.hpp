@@ -81,16 +81,20 @@ struct rank_of_tokens {
 };
 
 /// How rows of logits are laid out in the shared memory of a block: from sizes alone. A window of
-/// tiles is there at a time; where it holds a whole row, the row is read from memory once.
+/// tiles is there at a time; where it holds a whole row, the row is read from memory once. What the
+/// gradient needs of each tile is there too, unless a row has so many that it goes to the workspace:
+/// so any number of classes fits any GPU.
 struct logit_plan {
   static constexpr int team = 8;  // threads of a tile
   static constexpr int seekers = static_cast<int>(row_tile / virtual_lanes);
+  static constexpr std::size_t most_slope_bytes = std::size_t{16} << 10;
 
   int rows = 1;       // a block takes at a time
   int window = 1;     // tiles of each
   int pitch = 0;      // elements from tile to tile: no two teams of a warp meet in one bank
   index tiles = 1;    // of a row
   int lane_sets = 2;  // kinds of lane sums
+  int slopes = 0;     // tiles of a row whose slopes are in shared memory
   std::size_t state = 0, slope = 0, data = 0, most = 0, lane = 0, sum = 0, best = 0, seek = 0,
               apart = 0;
   block_shape shape = {};
@@ -98,6 +102,12 @@ struct logit_plan {
   struct sizes {
     std::size_t element, compute, state, slope, sum;
   };
+
+  /// Whether the slopes of a row's tiles go to the workspace.
+  static bool slopes_apart(index classes, bool gradient, const sizes& bytes) {
+    return gradient &&
+           static_cast<std::size_t>(row_tiles(classes)) > most_slope_bytes / bytes.slope;
+  }
 
   static logit_plan over(index classes, index slots, bool gradient, bool squares, bool mean,
                          const sizes& bytes, std::size_t available) {
@@ -107,6 +117,7 @@ struct logit_plan {
     p.pitch =
         static_cast<int>((one + virtual_lanes - 1) / virtual_lanes * virtual_lanes + virtual_lanes);
     p.lane_sets = 2 + (squares ? 1 : 0) + (mean ? 2 : 0);
+    if (gradient && !slopes_apart(classes, gradient, bytes)) p.slopes = static_cast<int>(p.tiles);
     // Several blocks share a multiprocessor, so that one reads while another computes.
     constexpr std::size_t modest = std::size_t{40} << 10;
     const std::size_t tile = static_cast<std::size_t>(p.pitch) * bytes.element;
@@ -142,7 +153,7 @@ struct logit_plan {
     shared_plan plan;
     const index slots = index{rows} * window;
     state = plan.take(rows, bytes.state);
-    slope = plan.take(rows * tiles, bytes.slope);
+    slope = plan.take(index{rows} * slopes, bytes.slope);
     data = plan.take(slots * pitch, bytes.element);
     most = plan.take(slots * team, bytes.compute);
     lane = plan.take(slots * lane_sets * virtual_lanes, bytes.compute);
@@ -195,6 +206,8 @@ struct logit_pass {
   double* partial;  // by rank, in the order of figure_row
   logit_plan plan;
   double inverse;  // of the temperature
+  struct tile_slope;
+  tile_slope* slopes = nullptr;  // of each tile, where they do not fit shared memory
 
   /// A row between two phases. Sums are relative to the maximum so far; the tile that holds it
   /// keeps its lanes, see the host's row_pass.
@@ -209,7 +222,7 @@ struct logit_pass {
     bool full;
     T log_slope, uniform, at_label, filler;
   };
-  struct tile_slope {
+  struct tile_slope {  // to a tile's gradient
     T top, scale, p_slope;
   };
   static constexpr logit_plan::sizes bytes{sizeof(L), sizeof(T), sizeof(row_state),
@@ -241,7 +254,7 @@ struct logit_pass {
   }
   RLHF_HOST_DEVICE static T distance(T x, T tile_top, T scale) {
     const T lowest = sizeof(T) == sizeof(float) ? T(-87) : T(-708);
-    return (math::max)((x - tile_top) * scale, lowest);  // NaN comes through
+    return (math::max)(math::detail::rounded_product(x - tile_top, scale), lowest);  // NaN passes
   }
   /// Of the hardware on a GPU, unless strict: a logit has no more than a dozen instructions before
   /// they take longer than its two bytes.
@@ -272,7 +285,9 @@ struct logit_pass {
     const double inverse = pass.inverse;
     const T inverse_narrow = static_cast<T>(pass.inverse);
     row_state* const state = block.template shared<row_state>(plan.state);
-    tile_slope* const slope = block.template shared<tile_slope>(plan.slope);
+    tile_slope* const slope = pass.slopes != nullptr
+                                  ? pass.slopes + first_slot * plan.tiles
+                                  : block.template shared<tile_slope>(plan.slope);
     L* const data = block.template shared<L>(plan.data);
     T* const most = block.template shared<T>(plan.most);
     T* const lane = block.template shared<T>(plan.lane);
@@ -642,7 +657,7 @@ struct logit_pass {
         const double label_part = product(slope_of.label, -expm1_of(of.log_prob));
         const double p_part = product(slope_of.label + slope_of.p, p);
         const double spread = product(slope_of.p_log_p * p, of.log_prob + of.entropy);
-        at_label = (label_part + p_part + spread + slope_of.uniform) * inverse + 0.0;
+        at_label = product(label_part + p_part + spread + slope_of.uniform, inverse) + 0.0;
       }
       s.at_label = static_cast<T>(at_label);
       s.full = slope_of.p_log_p != 0 || slope_of.uniform != 0;

@@ -127,7 +127,9 @@ struct moment_pass : unit_reader<K, Space> {
     double flushed[at_least_one(most_flushes)][at_least_one(moments_of<K>::size)];
     double part[2][at_least_one(jobs)];
     ranked_units<threads> ranked;
-    bool again;
+    bool open[at_least_one(at_once)];  // flushes that are being measured
+    bool lost[at_least_one(at_once)];  // whose squares overflow about a shift that is no token's
+    bool again, any_lost;
     bool last;
   };
 
@@ -229,31 +231,7 @@ struct moment_pass : unit_reader<K, Space> {
   template <class Team, class Own>
   RLHF_HOST_DEVICE void measure(const Team& team, shared& s, Own& mine, int flush, int n) const {
     guess(team, s, mine, n);
-    for (int sweep = 0; sweep < most_sweeps; ++sweep) {
-      team.each([&](int t) {
-        if (t == 0) s.again = false;
-        if (job(t).series(n)) sweep_lane(s, mine[t], t);
-      });
-      team.merge16(
-          take_sum(), [&](int t) { return mine[t].sum; },
-          [&](int t, double x) { s.total[0][t / lanes] = x; });
-      team.merge16(
-          take_sum(), [&](int t) { return mine[t].square; },
-          [&](int t, double x) { s.total[1][t / lanes] = x; });
-      team.sync();
-      team.each([&](int t) {
-        if (t % lanes != 0 || !job(t).series(n)) return;
-        const shifted_sums of = sums_of_job(s, t);
-        if (!of.far() || sweep + 1 == most_sweeps) return;
-        T& shift = s.shift[t / lanes];
-        shift = static_cast<T>(static_cast<double>(shift) + of.mean());
-        s.again = true;
-      });
-      team.sync();
-      const bool again = s.again;
-      team.sync();
-      if (!again) break;
-    }
+    while (sweep_flushes(team, s, mine, n)) guess_again(team, s, n);
     if constexpr (K::ranged) {
       const auto keep = [&](int t, int k, double x) {
         const job j(t);
@@ -279,6 +257,56 @@ struct moment_pass : unit_reader<K, Space> {
     });
   }
 
+  /// The sums of all open flushes, about shifts that are good for them. True where some are lost.
+  template <class Team, class Own>
+  RLHF_HOST_DEVICE bool sweep_flushes(const Team& team, shared& s, Own& mine, int n) const {
+    for (int sweep = 0;; ++sweep) {
+      team.each([&](int t) {
+        if (t == 0) s.again = s.any_lost = false;
+        const job j(t);
+        if (j.series(n) && s.open[j.flush]) sweep_lane(s, mine[t], t);
+      });
+      team.merge16(
+          take_sum(), [&](int t) { return mine[t].sum; },
+          [&](int t, double x) { s.total[0][t / lanes] = x; });
+      team.merge16(
+          take_sum(), [&](int t) { return mine[t].square; },
+          [&](int t, double x) { s.total[1][t / lanes] = x; });
+      team.sync();
+      team.each([&](int t) {
+        const job j(t);
+        if (t % lanes != 0 || !j.series(n) || !s.open[j.flush]) return;
+        const shifted_sums of = sums_of_job(s, t);
+        if (!math::is_finite(of.square) && !(s.found[t / lanes] > 0))
+          s.lost[j.flush] = s.any_lost = true;
+        if (!of.far() || sweep + 1 == most_sweeps) return;
+        T& shift = s.shift[t / lanes];
+        shift = static_cast<T>(static_cast<double>(shift) + of.mean());
+        s.again = true;
+      });
+      team.sync();
+      const bool again = s.again, any_lost = s.any_lost;
+      team.sync();
+      if (!again) return any_lost;
+    }
+  }
+
+  /// Of lost flushes every series is measured from the first token, and the others no more.
+  template <class Team>
+  RLHF_HOST_DEVICE void guess_again(const Team& team, shared& s, int n) const {
+    team.each([&](int t) {
+      const job j(t);
+      if (t % lanes != 0 || !j.series(n) || !s.lost[j.flush]) return;
+      s.shift[t / lanes] = first_counted(s, j);
+      s.found[t / lanes] = 1;
+    });
+    team.sync();
+    team.each([&](int t) {
+      if (t < n) s.open[t] = s.lost[t], s.lost[t] = false;
+    });
+    team.sync();
+  }
+
   RLHF_HOST_DEVICE static shifted_sums sums_of_job(const shared& s, int t) {
     return {s.weights[job(t).flush], s.total[0][t / lanes], s.total[1][t / lanes]};
   }
@@ -289,6 +317,7 @@ struct moment_pass : unit_reader<K, Space> {
     team.each([&](int t) {
       const job j(t);
       const int l = t % lanes;
+      if (t < n) s.open[t] = true, s.lost[t] = false;
       mine[t].sum = mine[t].square = 0;
       if (j.series(n)) {
         for (int step = 0; step < static_cast<int>(steps_of_guess); ++step) {
@@ -322,9 +351,9 @@ struct moment_pass : unit_reader<K, Space> {
     team.sync();
   }
 
-  /// In the order of tokens, of those that are looked at for the guess.
+  /// Of the flush, in the order of tokens.
   RLHF_HOST_DEVICE static T first_counted(const shared& s, const job& j) {
-    for (int at = 0; at < static_cast<int>(steps_of_guess) * lanes; ++at)
+    for (int at = 0; at < flush_tokens; ++at)
       if (s.weight[j.flush][at] > T(0)) return s.x[j.k][j.flush][at];
     return T(0);
   }
@@ -348,9 +377,8 @@ struct moment_pass : unit_reader<K, Space> {
         const T seen = x[(step + odd) * lanes], weight = w[(step + odd) * lanes];
         const bool counts = weight > T(0);
         const V d = counts ? math::constant<V>(seen) - about : math::constant<V>(T(0));
-        V part = weighs ? math::constant<V>(weight) * d : d;
-        math::detail::keep_rounding(part);  // not fused with its sum, on any machine
-        sum[odd] = math::first(math::constant<V>(sum[odd]) + part);
+        const V part = weighs ? math::constant<V>(weight) * d : d;
+        sum[odd] = math::first(math::detail::add_rounded(math::constant<V>(sum[odd]), part));
         square[odd] = math::first(math::fma(part, d, math::constant<V>(square[odd])));
         if constexpr (K::ranged) {
           low = counts && seen < low ? seen : low;

@@ -103,9 +103,8 @@ struct row_sums_pass {
     }
     kernel(t);
     for (int k = 0; k < K::sums; ++k) {
-      T term = math::first(weighted && takes_weight<K>(k) ? t.sum[k] * factor : t.sum[k]);
-      math::detail::keep_rounding(term);
-      s.sum[k] = s.sum[k] + term;
+      const V term = weighted && takes_weight<K>(k) ? t.sum[k] * factor : t.sum[k];
+      s.sum[k] = math::detail::add_rounded(s.sum[k], math::first(term));
     }
     for (int k = 0; k < K::ranges; ++k) {
       const T x = math::first(t.range[k]);

@@ -204,7 +204,8 @@ using pending = rlhf::pending<R, detail::cuda_machine>;
 ///     on.reset();                                        // frees the memory of results
 ///
 /// It serves one thread at a time, and the workspace one stream. Making one enqueues the clearing of
-/// 256 bytes; captured calls may be replayed, since each kernel leaves them as it found them. Sums have the order of the host.
+/// 256 bytes; captured calls may be replayed, since each kernel leaves them as it found them. Sums
+/// have the order of the host.
 class stream : public detail::device_workspace {
   cudaStream_t stream_;
 

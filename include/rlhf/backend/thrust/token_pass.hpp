@@ -166,9 +166,7 @@ struct token_pass : unit_reader<K, Space> {
           ++w;
         } else {
           const V weighed = weighted && takes_weight<K>(k) ? t.sum[k] * factor : t.sum[k];
-          term[o].part[v] = counted ? math::first(weighed) : T(0);
-          math::detail::keep_rounding(term[o].part[v]);
-          ++o;
+          term[o++].part[v] = counted ? math::first(weighed) : T(0);
         }
       }
       mine.free[w] = mine.free[w] + (odd ? T(1) : T(0));
@@ -229,7 +227,8 @@ struct token_pass : unit_reader<K, Space> {
 #if defined(__CUDA_ARCH__)
 #pragma unroll 16
 #endif
-          for (int step = 0; step < tile_steps; ++step) sum = sum + term[step * lanes];
+          for (int step = 0; step < tile_steps; ++step)
+            sum = math::detail::add_rounded(sum, term[step * lanes]);
           mine[t].sum[c] = sum;
         }
       });
