@@ -61,13 +61,6 @@ class host_run {
     if (!arena_.dry()) *to = q.value();
     return {to, nullptr};
   }
-  /// One number for all tokens.
-  template <class T>
-  token_input<T> constant(T x) {
-    T* const to = allocate<T>(1);
-    if (!arena_.dry()) *to = x;
-    return {to, 0, 0, 0, x};
-  }
 
   /// tokens, positions, sequences of a domain; row_weight[i], where wanted, is the sum of a row.
   void count(const token_domain<space>& domain, double* counts, double* row_weight = nullptr) {

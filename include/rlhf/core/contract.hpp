@@ -44,7 +44,7 @@ class sentence {
     return *this;
   }
 
-  sentence& add(index value) noexcept {
+  RLHF_NOINLINE sentence& add(index value) noexcept {
     char digits[24];
     int n = 0;
     const bool negative = value < 0;
@@ -62,7 +62,7 @@ class sentence {
   }
 
   /// Six significant digits: enough to recognise the number the caller passed.
-  sentence& add(double value) noexcept {
+  RLHF_NOINLINE sentence& add(double value) noexcept {
     if (value != value) return add("nan");
     if (value < 0) {
       add("-");

@@ -107,7 +107,7 @@ class row_binder {
     const auto at = reinterpret_cast<std::uintptr_t>(v.data());
     const auto size = static_cast<index>(sizeof(X));
     return {at + static_cast<std::uintptr_t>(low * size),
-            at + static_cast<std::uintptr_t>((high + 1) * size)};
+            at + static_cast<std::uintptr_t>((high + 1) * size), 0, 0};
   }
 
   /// Rows of equal stride that lie side by side share no element though their spans overlap.

@@ -154,13 +154,27 @@ class token_binder {
       const index n = domain_.length(i);
       bool wrong = false;  // one look at the end, so that the loop has no branch
       for (index j = 0; j < n; ++j) wrong |= !detail::is_weight(static_cast<double>(row[j * step]));
-      if (!wrong) [[likely]]
-        continue;
-      for (index j = 0; j < n; ++j) {
-        const double w = static_cast<double>(row[j * step]);
-        if (!detail::is_weight(w)) detail::fail(function_, names_.mask, detail::weight_range, w);
-      }
+      if (wrong) [[unlikely]]
+        fail_weight(i);
     }
+  }
+  [[noreturn, gnu::noinline, gnu::cold]] void fail_weight(index i) const {
+    index at = domain_.mask_offset(i);
+    while (detail::is_weight(domain_.mask.at(at))) at += domain_.mask_stride();
+    detail::fail(function_, names_.mask, detail::weight_range, domain_.mask.at(at));
+  }
+
+  /// Checks the memory of a tensor of the right shape.
+  RLHF_NOINLINE void take(const char* name, const void* data, std::size_t element,
+                          std::size_t alignment, int rank, const index* size, const index* stride,
+                          bool is_written) {
+    detail::check_memory(function_, name, data, alignment, rank, size);
+    if (is_written) detail::check_distinct(function_, name, rank, size, stride);
+    note(name, detail::bytes_of(data, element, rank, size, stride), is_written);
+  }
+  template <class T>
+  void take(const char* name, const view<T, Space>& v, bool is_written) {
+    take(name, v.data(), sizeof(T), alignof(T), v.rank(), v.raw().size, v.raw().stride, is_written);
   }
 
   RLHF_NOINLINE void bind_mask(const mask_view<Space>& mask) {
@@ -214,8 +228,7 @@ class token_binder {
     if (!v) [[unlikely]]
       detail::fail(function_, name, "a tensor: this input is required");
     match(name, v);
-    detail::check_memory(function_, name, v);
-    note(name, detail::bytes_of(v), false);
+    take(name, v, false);
     const bool packed = domain_.kind == arrangement::packed;
     return {v.data(), packed ? 0 : v.stride(0), packed ? v.stride(0) : 0,
             packed ? v.stride(0) : v.stride(1), T(0)};
@@ -235,8 +248,7 @@ class token_binder {
       detail::fail(function_, name, "a tensor: this input is required");
     if (v.rank() != 1 || v.size(0) != domain_.rows) [[unlikely]]
       detail::fail_shape(function_, name, shape(domain_.rows), v.shape());
-    detail::check_memory(function_, name, v);
-    note(name, detail::bytes_of(v), false);
+    take(name, v, false);
     return {v.data(), v.stride(0), 0, 0, T(0)};
   }
 
@@ -268,9 +280,7 @@ class token_binder {
   RLHF_NOINLINE token_output<T> written(const char* name, const output<T, Space>& v) {
     if (!v) return {};
     match(name, v);
-    detail::check_memory(function_, name, static_cast<const view<T, Space>&>(v));
-    detail::check_distinct(function_, name, static_cast<const view<T, Space>&>(v));
-    note(name, detail::bytes_of(static_cast<const view<T, Space>&>(v)), true);
+    take(name, static_cast<const view<T, Space>&>(v), true);
     const bool packed = domain_.kind == arrangement::packed;
     return {v.data(), packed ? 0 : v.stride(0), packed ? v.stride(0) : 0,
             packed ? v.stride(0) : v.stride(1), v.accumulate};
@@ -282,9 +292,7 @@ class token_binder {
     if (!v) return {};
     if (v.rank() != 1 || v.size(0) != domain_.rows) [[unlikely]]
       detail::fail_shape(function_, name, shape(domain_.rows), v.shape());
-    detail::check_memory(function_, name, static_cast<const view<T, Space>&>(v));
-    detail::check_distinct(function_, name, static_cast<const view<T, Space>&>(v));
-    note(name, detail::bytes_of(static_cast<const view<T, Space>&>(v)), true);
+    take(name, static_cast<const view<T, Space>&>(v), true);
     return {v.data(), v.stride(0), 0, 0, v.accumulate};
   }
 

@@ -408,10 +408,6 @@ const double* reduce_pairs(Run& run, const Term& term, const pair_arguments<T, S
   const auto screened = screen_nonfinite<T>(run, pairs.domain, observed, config.nonfinite);
   const normaliser& by = config.over.by();
   const double* const counted = by.is_local() ? figures : nullptr;
-  // One number for all pairs: the host then fills no more than it uses.
-  const auto given = [&](const token_input<T>& x) {
-    return x.data != nullptr ? x : run.constant(x.absent);
-  };
   quotient share{.count = by.value(), .counted = counted != nullptr ? counted : by.device()};
 
   token_arguments<K, Space> a;
@@ -422,9 +418,9 @@ const double* reduce_pairs(Run& run, const Term& term, const pair_arguments<T, S
     a.in[K::ref_chosen] = pairs.ref_chosen;
     a.in[K::ref_rejected] = pairs.ref_rejected;
   }
-  a.in[K::margin_in] = given(pairs.margin);
-  if constexpr (K::with_target) a.in[K::target_in] = given(pairs.target);
-  a.in[K::upstream_in] = given(pairs.upstream);
+  a.in[K::margin_in] = pairs.margin;
+  if constexpr (K::with_target) a.in[K::target_in] = pairs.target;
+  a.in[K::upstream_in] = pairs.upstream;
   a.out[K::d_chosen] = pairs.d_chosen;
   a.out[K::d_rejected] = pairs.d_rejected;
   a.out[K::pair_loss] = pairs.pair_loss;

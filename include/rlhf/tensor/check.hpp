@@ -6,20 +6,35 @@
 
 namespace rlhf::inline v1::detail::inline RLHF_CHECKS {
 
-/// The checks every view passes before a call writes anything: extents, memory, alignment.
+[[noreturn, gnu::noinline, gnu::cold]] inline void fail_extents(const char* function,
+                                                                const char* argument,
+                                                                const char* expected, int rank,
+                                                                const index* size) {
+  shape received;
+  received.rank = rank;
+  for (int k = 0; k < rank; ++k) received.size[k] = size[k];
+  fail_shape(function, argument, expected, received);
+}
+
+/// The checks every view passes before a call writes anything: extents, memory, alignment. The type
+/// of its elements is left behind, so that one function serves them all.
+RLHF_NOINLINE inline void check_memory(const char* function, const char* argument, const void* data,
+                                       std::size_t alignment, int rank, const index* size) {
+  index elements = 1;
+  for (int k = 0; k < rank; ++k) {
+    if (size[k] < 0) [[unlikely]]
+      fail_extents(function, argument, "extents >= 0", rank, size);
+    if (__builtin_mul_overflow(elements, size[k], &elements)) [[unlikely]]
+      fail_extents(function, argument, "a number of elements that fits 63 bits", rank, size);
+  }
+  if (elements > 0 && data == nullptr) [[unlikely]]
+    fail_extents(function, argument, "memory behind the tensor: its pointer is null", rank, size);
+  if (reinterpret_cast<std::uintptr_t>(data) % alignment != 0) [[unlikely]]
+    fail(function, argument, "a pointer aligned for its element type");
+}
 template <class T, class Space>
 void check_memory(const char* function, const char* argument, const view<T, Space>& v) {
-  index elements = 1;
-  for (int k = 0; k < v.rank(); ++k) {
-    if (v.size(k) < 0) [[unlikely]]
-      fail_shape(function, argument, "extents >= 0", v.shape());
-    if (__builtin_mul_overflow(elements, v.size(k), &elements)) [[unlikely]]
-      fail_shape(function, argument, "a number of elements that fits 63 bits", v.shape());
-  }
-  if (elements > 0 && v.data() == nullptr) [[unlikely]]
-    fail_shape(function, argument, "memory behind the tensor: its pointer is null", v.shape());
-  if (reinterpret_cast<std::uintptr_t>(v.data()) % alignof(T) != 0) [[unlikely]]
-    fail(function, argument, "a pointer aligned for its element type");
+  check_memory(function, argument, v.data(), alignof(T), v.rank(), v.raw().size);
 }
 
 /// A weight is 0, or a number that float and double can both hold and multiply by.
@@ -28,25 +43,36 @@ RLHF_HOST_DEVICE constexpr bool is_weight(double w) {
 }
 inline constexpr const char* weight_range = "weights of 0, or from 1e-30 to 1e30";
 
+/// The elements of a tensor that lies row after row without a gap; −1 for any other.
+inline index dense_elements(int rank, const index* size, const index* stride) {
+  index n = 1;
+  for (int k = rank - 1; k >= 0; --k)
+    if (stride[k] != n || __builtin_mul_overflow(n, size[k], &n)) return -1;
+  return n;
+}
+
 /// An output must not write one element twice.
-template <class T, class Space>
-void check_distinct(const char* function, const char* argument, const view<T, Space>& v) {
+RLHF_NOINLINE inline void check_distinct(const char* function, const char* argument, int rank,
+                                         const index* size, const index* stride) {
   constexpr index largest = index{1} << 60;
+  const index dense = dense_elements(rank, size, stride);
+  if (dense >= 0 && dense <= largest) [[likely]]
+    return;
   index reach[3] = {0, 0, 0};
   index step[3] = {0, 0, 0};
   int n = 0;
-  for (int k = 0; k < v.rank(); ++k)
-    if (v.size(k) == 0) return;
-  for (int k = 0; k < v.rank(); ++k) {
-    if (v.size(k) == 1) continue;
-    expects(v.stride(k) > -largest && v.stride(k) < largest, function, argument,
-            "strides that fit 62 bits", v.stride(k));
-    const index s = v.stride(k) < 0 ? -v.stride(k) : v.stride(k);
+  for (int k = 0; k < rank; ++k)
+    if (size[k] == 0) return;
+  for (int k = 0; k < rank; ++k) {
+    if (size[k] == 1) continue;
+    expects(stride[k] > -largest && stride[k] < largest, function, argument,
+            "strides that fit 62 bits", stride[k]);
+    const index s = stride[k] < 0 ? -stride[k] : stride[k];
     int at = n++;
     for (; at > 0 && step[at - 1] > s; --at) step[at] = step[at - 1], reach[at] = reach[at - 1];
     step[at] = s;
-    if (__builtin_mul_overflow(s, v.size(k) - 1, &reach[at]) || reach[at] > largest) [[unlikely]]
-      fail(function, argument, "strides whose tensor fits the address space", v.stride(k));
+    if (__builtin_mul_overflow(s, size[k] - 1, &reach[at]) || reach[at] > largest) [[unlikely]]
+      fail(function, argument, "strides whose tensor fits the address space", stride[k]);
   }
   index covered = 0;
   for (int k = 0; k < n; ++k) {
@@ -54,6 +80,10 @@ void check_distinct(const char* function, const char* argument, const view<T, Sp
             step[k]);
     covered += reach[k];
   }
+}
+template <class T, class Space>
+void check_distinct(const char* function, const char* argument, const view<T, Space>& v) {
+  check_distinct(function, argument, v.rank(), v.raw().size, v.raw().stride);
 }
 
 /// The same for lengths, offsets, labels, ids and masks.
@@ -71,15 +101,20 @@ void check_indices(const char* function, const char* argument, const V& v) {
 /// Where a tensor lies: rows of `width` bytes, `pitch` apart, from begin to end. A dense tensor is one
 /// row; of strides that fit neither, only the first element is known.
 struct byte_range {
-  std::uintptr_t begin = 0, end = 0;
-  std::uintptr_t pitch = 0, width = 0;
+  std::uintptr_t begin, end;
+  std::uintptr_t pitch, width;
 };
 
 inline byte_range bytes_of(const void* data, std::size_t element, int rank, const index* size,
                            const index* stride) {
+  const auto begin = reinterpret_cast<std::uintptr_t>(data);
+  const index dense = dense_elements(rank, size, stride);
+  if (rank > 0 && dense >= 0) [[likely]] {
+    const std::uintptr_t all = static_cast<std::uintptr_t>(dense) * element;
+    return {begin, begin + all, 0, all};
+  }
   std::uintptr_t elements = rank > 0 ? 1 : 0;
   for (int k = 0; k < rank; ++k) elements *= static_cast<std::uintptr_t>(size[k]);
-  const auto begin = reinterpret_cast<std::uintptr_t>(data);
   if (elements == 0) return {begin, begin, 0, 0};
   // The dimensions that are no choice are left out, the others go from the innermost outwards.
   std::uintptr_t row = element;

@@ -49,7 +49,7 @@ struct raw_view {
 
 namespace detail {
 
-inline sentence& add_shape(sentence& s, const shape& a) {
+RLHF_NOINLINE inline sentence& add_shape(sentence& s, const shape& a) {
   s.add("[");
   for (int k = 0; k < a.rank; ++k) {
     if (k > 0) s.add(", ");

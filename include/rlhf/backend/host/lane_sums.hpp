@@ -75,7 +75,7 @@ class figure_tree {
   std::uint64_t count_ = 0;
 
   /// to = merge(from, to).
-  void merge(const double* from, double* to) const {
+  RLHF_NOINLINE void merge(const double* from, double* to) const {
     for (int k = 0; k < sums_; ++k) to[k] = from[k] + to[k];
     for (int k = sums_; k < sums_ + ranges_; ++k) to[k] = from[k] < to[k] ? from[k] : to[k];
     for (int k = sums_ + ranges_; k < size(); ++k) to[k] = from[k] > to[k] ? from[k] : to[k];
@@ -98,18 +98,15 @@ class figure_tree {
     ++count_;
   }
   RLHF_NOINLINE void finish(double* to) const {
-    for (int k = 0; k < size(); ++k)
-      to[k] = k < sums_ ? 0 : k < sums_ + ranges_ ? __builtin_inf() : -__builtin_inf();
-    bool first = true;
-    const double* from = level_;
-    for (std::uint64_t n = count_; n != 0; n >>= 1, from += size()) {
-      if ((n & 1) == 0) continue;
-      if (first)
-        for (int k = 0; k < size(); ++k) to[k] = from[k];
-      else
-        merge(from, to);
-      first = false;
+    if (count_ == 0) {
+      for (int k = 0; k < size(); ++k)
+        to[k] = k < sums_ ? 0 : k < sums_ + ranges_ ? __builtin_inf() : -__builtin_inf();
+      return;
     }
+    std::uint64_t left = count_ & (count_ - 1);  // without the lowest subtree, which begins
+    const double* from = level_ + __builtin_ctzll(count_) * size();
+    __builtin_memcpy(to, from, static_cast<std::size_t>(size()) * sizeof(double));
+    for (; left != 0; left &= left - 1) merge(level_ + __builtin_ctzll(left) * size(), to);
   }
 };
 
@@ -126,27 +123,74 @@ RLHF_INLINE double sum_lanes(const T* lane) {
   }
 }
 
+#if RLHF_PACK_BYTES > 0
+/// sum_lanes of the lanes of N packs.
+template <std::size_t N>
+RLHF_INLINE double sum_packs(const math::pack<double>* x) {
+  if constexpr (N > 1) {
+    math::pack<double> half[N / 2];
+    for (std::size_t p = 0; p < N / 2; ++p) half[p] = x[p] + x[p + N / 2];
+    return sum_packs<N / 2>(half);
+  } else {
+    constexpr auto width = static_cast<std::size_t>(math::width<math::pack<double>>);
+    double lane[width];
+    math::store(lane, x[0]);
+    return sum_lanes<width>(lane);
+  }
+}
+template <std::size_t N>
+RLHF_INLINE double sum_packs(const math::pack<float>* x) {
+  math::pack<double> half[N];
+  for (std::size_t p = 0; p < N / 2; ++p) {
+    half[2 * p] = math::widen_low(x[p]) + math::widen_low(x[p + N / 2]);
+    half[2 * p + 1] = math::widen_high(x[p]) + math::widen_high(x[p + N / 2]);
+  }
+  return sum_packs<N>(half);
+}
+#endif
+template <std::size_t N, class V>
+RLHF_INLINE double sum_packs(const V* x) {
+  scalar_of<V> lane[N];
+  for (std::size_t p = 0; p < N; ++p) math::store(lane + p, x[p]);
+  return sum_lanes<N>(lane);
+}
+
+/// How many lanes of V the virtual lanes are.
+template <class V>
+inline constexpr std::size_t packs_of_lanes = static_cast<std::size_t>(virtual_lanes) /
+                                              static_cast<std::size_t>(math::width<V>);
+
+/// sum_lanes of the 16 virtual lanes.
+template <class T>
+RLHF_INLINE double sum_virtual_lanes(const T* lane) {
+  using V = math::native_lane<T>;
+  constexpr std::size_t packs = packs_of_lanes<V>;
+  V x[packs];
+  for (std::size_t p = 0; p < packs; ++p)
+    x[p] = math::load<V>(lane + p * static_cast<std::size_t>(math::width<V>));
+  return sum_packs<packs>(x);
+}
+
 /// The 16 virtual lanes of one group, and what has left them for double precision.
 template <class T>
 class lane_sums {
   T* lanes_;  // 16 of each figure
   figure_tree flushed_;
   int sums_, ranges_;
-  index filled_ = 0;
+  index filled_ = 0;  // steps since the last flush; before the first one the lanes hold anything
 
-  void clear() {
+  RLHF_NOINLINE void clear() {
     const index sums = sums_ * virtual_lanes, ranges = ranges_ * virtual_lanes;
     for (index j = 0; j < sums; ++j) lanes_[j] = T(0);
     for (index j = 0; j < ranges; ++j) {
       lanes_[sums + j] = static_cast<T>(__builtin_inf());
       lanes_[sums + ranges + j] = static_cast<T>(-__builtin_inf());
     }
-    filled_ = 0;
   }
 
   RLHF_NOINLINE void flush() {
     double* const to = flushed_.next();
-    for (int k = 0; k < sums_; ++k) to[k] = sum_lanes<virtual_lanes>(lanes_ + k * virtual_lanes);
+    for (int k = 0; k < sums_; ++k) to[k] = sum_virtual_lanes(lanes_ + k * virtual_lanes);
     for (int k = 0; k < ranges_; ++k) {
       const T* const low = lanes_ + (sums_ + k) * virtual_lanes;
       const T* const high = low + ranges_ * virtual_lanes;
@@ -159,15 +203,17 @@ class lane_sums {
       to[sums_ + ranges_ + k] = static_cast<double>(highest);
     }
     flushed_.push();
-    clear();
+    filled_ = 0;
   }
 
  public:
   lane_sums(T* lanes, double* level, int sums, int ranges)
-      : lanes_(lanes), flushed_(level, sums, ranges), sums_(sums), ranges_(ranges) {
-    clear();
-  }
+      : lanes_(lanes), flushed_(level, sums, ranges), sums_(sums), ranges_(ranges) {}
 
+  /// To be called before steps are taken, in lanes() or, when nothing in them counts, nowhere.
+  void begin() {
+    if (filled_ == 0) clear();
+  }
   T* lanes() const { return lanes_; }
   index room() const { return steps_per_flush - filled_; }
   void advance(index steps) {

@@ -187,6 +187,8 @@ struct kernel_sweep {
     for (int p = 0; p < packs; ++p) {
       const index at = from * virtual_lanes + p * width;
       T* const to = lanes + p * width;
+      if constexpr (M == lanes_masked::by_flags)
+        if (steps == 1 && skip(tile, at)) continue;
       if constexpr (kept > 0 && S == silence::trusted) {
         odd |= part<M, kernel_part::first, S>(kernel, tile, at, steps, to, hand_over);
         odd |= part<M, kernel_part::second, S>(kernel, tile, at, steps, to, hand_over);
@@ -196,6 +198,15 @@ struct kernel_sweep {
     }
     if (odd) [[unlikely]]
       recount(kernel, tile, M, from, steps, lanes);
+  }
+
+  /// Whether a pack has no token that counts. It then adds nothing, and its outputs are +0.
+  RLHF_INLINE static bool skip(const token_tile<T>& tile, index at) {
+    std::uint64_t flags = 0;
+    __builtin_memcpy(&flags, tile.flags + at, static_cast<std::size_t>(width));
+    if (flags != 0) return false;
+    for (int k = 0; k < K::outputs; ++k) math::store(tile.out[k] + at, math::constant<V>(0));
+    return true;
   }
 
   /// Loads the inputs of one lane; what is masked is 0.

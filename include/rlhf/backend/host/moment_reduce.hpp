@@ -27,19 +27,7 @@ struct moment_totals {
 /// sum_lanes of 16 lanes in packs.
 template <class V>
 double tree_of_lanes(const V* packs) {
-#if RLHF_PACK_BYTES == 32
-  if constexpr (std::same_as<V, math::pack<float>>) {
-    const math::pack<double> low = math::widen_low(packs[0]) + math::widen_low(packs[1]);
-    const math::pack<double> high = math::widen_high(packs[0]) + math::widen_high(packs[1]);
-    const math::pack<double> x = low + high;
-    return (math::lane_at(x, 0) + math::lane_at(x, 2)) +
-           (math::lane_at(x, 1) + math::lane_at(x, 3));
-  }
-#endif
-  scalar_of<V> lane[virtual_lanes];
-  for (int p = 0; p < static_cast<int>(virtual_lanes) / math::width<V>; ++p)
-    math::store(lane + p * math::width<V>, packs[p]);
-  return sum_lanes<virtual_lanes>(lane);
+  return sum_packs<packs_of_lanes<V>>(packs);
 }
 
 /// Collects the steps of one flush, where they lie, and measures them when it is full.

@@ -108,6 +108,7 @@ class token_walk {
   index scale_row_ = -1;
   bool row_scales_ = false;
   bool joins_ = false;
+  bool whole_ = false;  // one stretch of memory may serve the tile
   token_tile<T> tile_;
   lanes_masked masked_ = lanes_masked::no;
   alignas(64) T weight_[tile_tokens<T>];
@@ -122,7 +123,7 @@ class token_walk {
     for (int k = 0; k < work_.scales; ++k)
       row_scales_ = row_scales_ || work_.scale[k].per_row != nullptr;
     for (int k = 0; k < work_.inputs; ++k) memory_.filled[k] = -1;
-    joins_ = rows_join();
+    joins_ = domain_.rows > 1 && rows_join();
   }
 
   /// Steps [first, last) of the rows [row, row_end). The range begins and, but for the group's end,
@@ -142,6 +143,7 @@ class token_walk {
         add(run, from, to);
       } else {
         run_tile();
+        lanes_.begin();
         lanes_.advance(1);
       }
     }
@@ -251,12 +253,7 @@ class token_walk {
   }
 
   /// Whether one contiguous stretch of memory serves the whole tile.
-  RLHF_NOINLINE bool direct(index stride) const {
-    const piece& p = pieces_[0];
-    return stride == 1 && count_ == 1 &&
-           (p.tokens == p.steps * virtual_lanes ||
-            slots(p.run) >= p.from + p.steps * virtual_lanes);
-  }
+  bool direct(index stride) const { return whole_ && stride == 1; }
 
   RLHF_NOINLINE void load_input(int k) {
     const token_input<T>& x = work_.in[k];
@@ -264,9 +261,10 @@ class token_walk {
     memory_.in[k] = buffer;
     index& filled = memory_.filled[k];
     if (x.data == nullptr) {
-      if (filled == one_value) return;
-      fill_tokens(buffer, 1, tile_tokens<T>, x.absent);
-      filled = one_value;
+      // One value for all tokens: it stays as far as a tile has reached.
+      const index from = filled > 0 ? filled : 0, to = steps_ * virtual_lanes;
+      if (from < to) fill_tokens(buffer + from, 1, to - from, x.absent);
+      filled = from < to ? to : from;
       return;
     }
     if (direct(x.stride)) {
@@ -292,9 +290,12 @@ class token_walk {
     }
     for (int c = 0; c < count_; ++c) {
       const piece& p = pieces_[c];
+      T* const end = to + p.steps * virtual_lanes;
+      if (to + p.tokens < end)
+        __builtin_memset(end - virtual_lanes, 0,
+                         sizeof(T) * static_cast<std::size_t>(virtual_lanes));
       copy_tokens(to, 1, x.data + place(x, p), x.stride, p.tokens);
-      fill_tokens(to + p.tokens, 1, p.steps * virtual_lanes - p.tokens, T(0));
-      to += p.steps * virtual_lanes;
+      to = end;
     }
   }
 
@@ -389,7 +390,10 @@ class token_walk {
 
   RLHF_NOINLINE void run_tile() {
     if (count_ == 0) return;
-    const index row = pieces_[0].run.row;
+    const piece& first = pieces_[0];
+    const index row = first.run.row;
+    whole_ = count_ == 1 && (first.tokens == first.steps * virtual_lanes ||
+                             slots(first.run) >= first.from + first.steps * virtual_lanes);
     if (scale_row_ < 0 || (row_scales_ && scale_row_ != row)) {
       for (int k = 0; k < work_.scales; ++k)
         memory_.scale[k] = static_cast<T>(work_.scale[k].at(row));
@@ -406,6 +410,7 @@ class token_walk {
     tile_.out = memory_.out;
     tile_.scale = memory_.scale;
     load_mask();
+    lanes_.begin();
     if (masked_ == lanes_masked::by_flags)
       sweep_blocks();
     else

@@ -116,11 +116,6 @@ class device_run {
 
   /// A factor of all tokens, which kernels work out where they need it.
   row_scale scale(const quotient& q) { return {nullptr, nullptr, q}; }
-  /// One number for all tokens.
-  template <class T>
-  token_input<T> constant(T x) {
-    return {nullptr, 0, 0, 0, x};
-  }
 
   void count(const token_domain<space>& domain, double* counts, double* row_weight = nullptr) {
     examine(domain);
