@@ -17,10 +17,10 @@ TEST_CASE("padded, lengths, packed and strided give the same bits") {
       for (const bool holes : {false, true}) {
         CAPTURE(v);
         CAPTURE(holes);
-        const problem p = draw(e, v, 67, 41, holes, random);
+        const problem p = draw(e, v, 67, 63, holes, random);
         auto first = lay_out<double>(e, p, form::mask_u8);
         const figures expected = e.call_double(first);
-        for (const form f : {form::lengths, form::packed, form::strided}) {
+        for (const form f : {form::lengths, form::packed, form::strided, form::column_major}) {
           if (!e.tokens && f != form::strided) continue;
           CAPTURE(static_cast<int>(f));
           auto other = lay_out<double>(e, p, f);
@@ -32,6 +32,52 @@ TEST_CASE("padded, lengths, packed and strided give the same bits") {
           }
         }
       }
+  }
+}
+
+TEST_CASE("column-major tensors give the bits of row-major ones, on any number of threads") {
+  // Rows and columns that fill no square of a transposed copy, long rows, and so long ones that no
+  // copy is made.
+  const std::pair<std::ptrdiff_t, std::ptrdiff_t> sizes[] = {
+      {131, 37}, {70, 300}, {9, 6000}, {5, 40000}};
+  for (const entry& e : registry()) {
+    if (!e.tokens) continue;
+    CAPTURE(e.name);
+    random_numbers random(31);
+    for (int v = 0; v < e.variants; ++v) {
+      const auto& [rows, columns] = sizes[v % 5 == 4 ? 3 : v % 3];
+      bool logits = false;
+      for (const input_spec& s : e.inputs(v)) logits = logits || s.size == extent::logit;
+      if (logits && columns > 300) continue;
+      CAPTURE(v);
+      CAPTURE(rows);
+      const problem p = draw(e, v, rows, columns, v % 2 == 0, random);
+      for (const bool add : {false, true}) {
+        auto by_row = lay_out<double>(e, p, form::mask_u8);
+        by_row.accumulate = add;
+        const figures expected = e.call_double(by_row);
+        const auto holds = [&](const arguments<double>& other) {
+          for (const auto& [name, m] : by_row.written) {
+            const std::string& named = name;  // clang 14 captures no structured binding
+            CAPTURE(named);
+            CHECK(same_bits(dense(other, name), dense(by_row, name)));
+          }
+        };
+        for (const std::ptrdiff_t threads : {2, 3, 11}) {
+          CAPTURE(threads);
+          auto by_column = lay_out<double>(e, p, form::column_major);
+          by_column.accumulate = add;
+          CHECK(same_bits(e.call_parallel(by_column, thread_pool{threads}), expected));
+          holds(by_column);
+        }
+        auto alone = lay_out<double>(e, p, form::column_major);
+        alone.accumulate = add;
+        std::vector<std::byte> memory(e.workspace(alone));
+        CHECK(same_bits(e.call_in_workspace(alone, memory.data(), memory.size()), expected));
+        CHECK(allocations_of_last_call == 0);
+        holds(alone);
+      }
+    }
   }
 }
 

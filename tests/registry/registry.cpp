@@ -78,6 +78,12 @@ problem draw(const entry& e, int variant, index rows, index columns, bool holes,
   return p;
 }
 
+/// Labels and flags that are so, though numbers are not.
+static bool is_row_major(form f, const input_spec& s) {
+  return (f == form::strided && s.kind != kind::number) ||
+         (f == form::column_major && s.kind == kind::label);
+}
+
 template <class T>
 arguments<T> lay_out(const entry& e, const problem& p, form f, double fill) {
   arguments<T> a;
@@ -112,9 +118,8 @@ arguments<T> lay_out(const entry& e, const problem& p, form f, double fill) {
       fill_from(a.memory[s.name], found->second, s.size, -77);
       continue;
     }
-    // Labels and flags are dense in every form.
     const form kept = a.shape_of_memory;
-    if (kept == form::strided) a.shape_of_memory = form::mask_u8;
+    if (is_row_major(kept, s)) a.shape_of_memory = form::mask_u8;
     if (s.kind == kind::label)
       fill_from(a.labels[s.name], found->second, s.size, -77);
     else
@@ -133,12 +138,13 @@ arguments<T> lay_out(const entry& e, const problem& p, form f, double fill) {
     for (index j = 0; j < p.length[static_cast<std::size_t>(i)]; ++j)
       holes = holes || p.w(i, j) != 1;
   const bool weights = f == form::mask_float || f == form::mask_double;
-  if (f == form::mask_u8 || f == form::strided || weights || holes) {
+  if (f == form::mask_u8 || a.time_major() || weights || holes) {
     const index n = a.packed() ? a.packed_tokens() : p.rows * p.columns;
     std::vector<double> w(static_cast<std::size_t>(n > 0 ? n : 1), 0.0);
     for (index i = 0; i < p.rows; ++i)
       for (index j = 0; j < p.columns; ++j) {
-        const index at = a.packed() ? a.place(extent::token, i, j) : i * p.columns + j;
+        const bool placed = a.packed() || (e.tokens && f == form::column_major);
+        const index at = placed ? a.place(extent::token, i, j) : i * p.columns + j;
         if (at >= 0) w[static_cast<std::size_t>(at)] = p.w(i, j);
       }
     for (const double x : w) {
@@ -177,7 +183,7 @@ void poison(const entry& e, arguments<T>& a, T value) {
     if (s.size != extent::token && s.size != extent::logit) continue;
     const bool number = s.kind == kind::number;
     const form kept = a.shape_of_memory;
-    if (!number && kept == form::strided) a.shape_of_memory = form::mask_u8;
+    if (is_row_major(kept, s)) a.shape_of_memory = form::mask_u8;
     for (index i = 0; i < p.rows; ++i)
       for (index c = 0; c < p.width(s.size); ++c) {
         const index at = a.place(s.size, i, c);
@@ -239,8 +245,8 @@ void add_figures(figures& sum, const figures& part) {
 std::vector<form> forms_of(const entry& e) {
   if (!e.masked) return {form::mask_u8, form::strided};
   if (!e.tokens) return {form::mask_u8, form::mask_float, form::mask_double, form::strided};
-  return {form::mask_u8, form::mask_float, form::mask_double,
-          form::lengths, form::packed,     form::strided};
+  return {form::mask_u8, form::mask_float, form::mask_double, form::lengths,
+          form::packed,  form::strided,    form::column_major};
 }
 
 std::vector<quad> aggregation_weights(const problem& p, rlhf::aggregation_mode mode,

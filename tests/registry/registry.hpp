@@ -88,7 +88,7 @@ struct problem {
 };
 
 /// How a problem lies in memory.
-enum class form { mask_u8, mask_float, mask_double, lengths, packed, strided };
+enum class form { mask_u8, mask_float, mask_double, lengths, packed, strided, column_major };
 
 /// The tensors of one call in scalar T: what an entry builds its aggregates from. Names are looked
 /// up without making a std::string, because the allocation suite counts what a call takes.
@@ -121,6 +121,10 @@ class arguments {
 
   index step() const { return shape_of_memory == form::strided ? 3 : 1; }
   bool packed() const { return shape_of_memory == form::packed; }
+  /// Whether the rows' numbers for one token lie side by side.
+  bool time_major() const {
+    return shape_of_memory == form::strided || shape_of_memory == form::column_major;
+  }
   index packed_tokens() const { return offsets.empty() ? 0 : static_cast<index>(offsets.back()); }
 
   /// Where number c of row i lies, or -1 where this form has no place for it.
@@ -133,10 +137,11 @@ class arguments {
       if (j >= p->length[static_cast<std::size_t>(i)]) return -1;
       return (static_cast<index>(offsets[static_cast<std::size_t>(i)]) + j) * classes + k;
     }
-    return (step() == 1 ? i * p->columns + j : step() * (j * p->rows + i)) * classes + k;
+    return (time_major() ? step() * (j * p->rows + i) : i * p->columns + j) * classes + k;
   }
 
-  /// Strided: time-major, every third element (of rows of logits: every third row).
+  /// Strided: time-major, every third element (of rows of logits: every third row); masks, flags
+  /// and labels are dense. Column-major: all but labels are.
   rlhf::raw_view<T, rlhf::host_space> raw(const char* name, T* data) const {
     if (null_data == name) data = nullptr;
     rlhf::raw_view<T, rlhf::host_space> r;
@@ -155,8 +160,8 @@ class arguments {
       r.rank = 2;
       r.size[0] = p->rows;
       r.size[1] = p->columns + extra;
-      r.stride[0] = (step() == 1 ? p->columns : step()) * classes;
-      r.stride[1] = (step() == 1 ? 1 : step() * p->rows) * classes;
+      r.stride[0] = (time_major() ? step() : p->columns) * classes;
+      r.stride[1] = (time_major() ? step() * p->rows : 1) * classes;
     }
     if (size == extent::logit) {
       r.size[r.rank] = classes;
@@ -211,10 +216,14 @@ class arguments {
     const auto found = flags.find(name);
     if (found == flags.end() || left_out == name) return {};
     const auto* const data = null_data == name ? nullptr : found->second.data();
-    return {data, token_shape(wrong_shape == name ? 1 : 0)};
+    return flags_at(data, token_shape(wrong_shape == name ? 1 : 0));
+  }
+  rlhf::mask_view<> flags_at(const std::uint8_t* data, const rlhf::shape& s) const {
+    if (shape_of_memory != form::column_major || s.rank != 2) return {data, s};
+    return {data, s, rlhf::shape(index{1}, p->rows)};
   }
   rlhf::mask_view<> mask() const {
-    if (!mask_u8.empty()) return {mask_u8.data(), token_shape()};
+    if (!mask_u8.empty()) return flags_at(mask_u8.data(), token_shape());
     if (!mask_float.empty()) return {mask_float.data(), token_shape()};
     if (!mask_double.empty()) return {mask_double.data(), token_shape()};
     return {};

@@ -7,6 +7,7 @@
 #include "rlhf/backend/host/map_tokens.hpp"
 #include "rlhf/backend/host/moment_reduce.hpp"
 #include "rlhf/backend/host/reverse_scan.hpp"
+#include "rlhf/backend/host/row_panel.hpp"
 #include "rlhf/backend/host/row_reduce.hpp"
 #include "rlhf/math/pack.hpp"
 
@@ -18,6 +19,8 @@ template <class Exec>
 class host_run {
   const Exec& exec_;
   detail::arena arena_;
+  std::byte* panels_ = nullptr;  // memory that the passes of a call share
+  index panels_bytes_ = 0;
 
   static constexpr index flushes_per_unit = 16;
   static constexpr index bytes_that_stay = index{16} << 20;  // larger outputs go past the caches
@@ -64,6 +67,7 @@ class host_run {
 
   /// tokens, positions, sequences of a domain; row_weight[i], where wanted, is the sum of a row.
   void count(const token_domain<space>& domain, double* counts, double* row_weight = nullptr) {
+    if (detail::is_column_major(domain.mask) && count_on_panels(domain, counts, row_weight)) return;
     const detail::count_units units(domain, exec_.concurrency());
     detail::row_count* const partial =
         units.size() > 1 ? allocate<detail::row_count>(units.size()) : nullptr;
@@ -78,9 +82,7 @@ class host_run {
                          [&](index u) { partial[u] = units.count(domain, u, row_weight); });
       all = units.merge(domain, partial, row_weight);
     }
-    counts[0] = all.weight;
-    counts[1] = all.positions;
-    counts[2] = all.sequences;
+    all.write(counts);
   }
 
   /// A contract violation that only the data can show: *count must be 0; what is below 0 is no
@@ -114,13 +116,18 @@ class host_run {
   /// sums are left out; each row has the order of a group of its own.
   template <class K>
   void map_reduce_rows(const K& kernel, const token_arguments<K, space>& a, double* to) {
-    if (arena_.dry()) return;
     const auto work = detail::work_of<math::native_lane<typename K::scalar_type>>(kernel, a);
-    exec_.parallel_for(a.domain.rows, [&](index i) {
+    const auto row = [&](const auto& some, index i) {
       double figures[sums_of<K>::size];
       detail::figure_tree one(figures, K::sums + 1, K::ranges);
-      work.reduce(work, i, i + 1, 0, unlimited, 1, one);
+      some.reduce(some, i, i + 1, 0, unlimited, 1, one);
       for (int k = 0; k < K::sums; ++k) to[i * K::sums + k] = figures[k];
+    };
+    const detail::panel_plan plan = plan_panels(detail::views_of(work), 0);
+    if (arena_.dry()) return;
+    if (!plan) return exec_.parallel_for(a.domain.rows, [&](index i) { row(work, i); });
+    work_on_panels(work, plan, plan.rows, [&](const auto& some, index from, index end) {
+      for (index i = from; i < end; ++i) row(some, i);
     });
   }
 
@@ -132,8 +139,9 @@ class host_run {
     const index rows = a.domain.rows;
     const index groups = (rows + rows_per_group - 1) / rows_per_group;
     const index threads = exec_.concurrency();
+    const detail::panel_plan plan = plan_panels(detail::views_of(a), rows_per_group);
     const index units_per_group =
-        threads > 1 && groups < 4 * threads ? units_of_group(a.domain) : 1;
+        threads > 1 && groups < 4 * threads && !plan ? units_of_group(a.domain) : 1;
     constexpr index per_unit = flushes_per_unit * steps_per_flush;
     totals* const partial = threads > 1 ? allocate<totals>(groups * units_per_group) : nullptr;
     if (arena_.dry()) return;
@@ -146,10 +154,23 @@ class host_run {
       return detail::moments_of_group<V>(kernel, a, row, group_end(row), first,
                                          units_per_group == 1 ? unlimited : first + per_unit);
     };
-    if (partial != nullptr)
-      exec_.parallel_for(groups * units_per_group, [&](index u) { partial[u] = unit(u); });
     detail::binary_tree<totals> all;
+    if (plan)
+      arguments_on_panels(a, plan, threads > 1 ? rows_per_group : rows,
+                          [&](const auto& some, auto& panel, index from, index end) {
+                            for (index row = from; row < end; row += rows_per_group) {
+                              const totals one = detail::moments_of_group<V>(
+                                  kernel, some, row, group_end(row), 0, unlimited, &panel);
+                              if (partial != nullptr)
+                                partial[row / rows_per_group] = one;
+                              else
+                                all.push(one);
+                            }
+                          });
+    else if (partial != nullptr)
+      exec_.parallel_for(groups * units_per_group, [&](index u) { partial[u] = unit(u); });
     for (index g = 0; g < groups; ++g) {
+      if (plan && partial == nullptr) break;
       if (units_per_group == 1) {
         all.push(partial != nullptr ? partial[g] : unit(g));
         continue;
@@ -180,7 +201,16 @@ class host_run {
     constexpr index tokens_per_unit = 32768;
     bool wanted = false;
     for (const auto& out : a.out) wanted = wanted || out.data != nullptr;
-    if (arena_.dry() || !wanted) return;
+    if (!wanted) return;
+    const detail::panel_plan plan = plan_panels(detail::views_of(a), 0);
+    if (arena_.dry()) return;
+    if (plan)
+      return arguments_on_panels(a, plan, plan.rows,
+                                 [&](const auto& some, auto& panel, index row, index row_end) {
+                                   panel.enter(row);
+                                   for (index i = row; i < row_end; ++i)
+                                     detail::map_row<V>(kernel, some, i, false);
+                                 });
     const index rows = a.domain.rows, columns = a.domain.columns;
     const bool packed = a.domain.kind == arrangement::packed;
     const index slots = packed ? columns : rows * columns;
@@ -270,19 +300,32 @@ class host_run {
       const bool packed = a.domain.kind == arrangement::packed;
       const index columns = a.domain.columns;
       auto* const flags = allocate<std::uint8_t>(packed ? columns : rows * columns);
-      for_each(rows, detail::flag_row<space>{a.domain, flags});
+      flag_rows(a.domain, flags);
       a.domain.mask = mask_view<space>(flags, packed ? shape(columns) : shape(rows, columns));
     }
     double decay = 0;
     if constexpr (!detail::has_varying_decay<K>()) decay = kernel.decay;
     const detail::decay_powers<T> powers(decay);
+    const detail::panel_plan plan = plan_panels(detail::views_of(a), 0);
     if (exec_.concurrency() > 1) {
-      const detail::scan_share<V, K, space, Exec> share(*this, exec_, kernel, a, powers);
+      const detail::scan_share<V, K, space, Exec> share(*this, exec_, kernel, a, powers, plan);
       if (!arena_.dry()) share().write(figures);
     } else if (!arena_.dry()) {
-      detail::row_scan<V, K, space> rows_of(kernel, a, powers);
       detail::binary_tree<detail::scan_sums<K::outputs>> all;
-      for (index i = 0; i < rows; i += detail::moment_group_rows) all.push(rows_of.group(i));
+      using scan = detail::row_scan<V, K, space>;
+      const auto take = [&](scan& rows_of) {
+        for (index i = 0; i < rows; i += detail::moment_group_rows) all.push(rows_of.group(i));
+      };
+      if (!plan) {
+        scan rows_of(kernel, a, powers);
+        take(rows_of);
+      } else {
+        detail::arguments_on_panel<T, scan_arguments<K, space>>(a, plan, plan.memory)
+            .run(rows, [&](const auto& some, auto& panel) {
+              scan rows_of(kernel, some, powers, a, &panel);
+              take(rows_of);
+            });
+      }
       all.finish().write(figures);
     }
   }
@@ -333,22 +376,34 @@ class host_run {
     detail::figure_tree all(level, work.sums + 1, work.ranges);
     double* partial = nullptr;
     index units_per_group = 1;
+    const detail::panel_plan plan = plan_panels(detail::views_of(work), rows_per_group);
     if (threads > 1) {
-      if (groups < 4 * threads) units_per_group = units_of_group(domain);
+      if (groups < 4 * threads && !plan) units_per_group = units_of_group(domain);
       partial = allocate<double>(groups * units_per_group * all.size());
     }
     if (arena_.dry()) return;
     if (threads <= 1) {
-      work.reduce(work, 0, groups, 0, unlimited, rows_per_group, all);
+      if (!plan)
+        work.reduce(work, 0, groups, 0, unlimited, rows_per_group, all);
+      else
+        work_on_panels(work, plan, domain.rows, [&](const auto& some, index, index) {
+          some.reduce(some, 0, groups, 0, unlimited, rows_per_group, all);
+        });
     } else {
       constexpr index unit_steps = flushes_per_unit * steps_per_flush;
-      exec_.parallel_for(groups * units_per_group, [&](index u) {
+      const auto unit = [&](const detail::token_work<T>& some, index u) {
         const index g = u / units_per_group;
         const index first = u % units_per_group * unit_steps;
         const index last = units_per_group == 1 ? unlimited : first + unit_steps;
         detail::figure_tree one(partial + u * all.size(), work.sums + 1, work.ranges);
-        work.reduce(work, g, g + 1, first, last, rows_per_group, one);
-      });
+        some.reduce(some, g, g + 1, first, last, rows_per_group, one);
+      };
+      if (!plan)
+        exec_.parallel_for(groups * units_per_group, [&](index u) { unit(work, u); });
+      else
+        work_on_panels(work, plan, rows_per_group, [&](const auto& some, index row, index) {
+          unit(some, row / rows_per_group);
+        });
       for (index g = 0; wanted && g < groups; ++g) {
         const index row = g * rows_per_group;
         const index end = row + rows_per_group < domain.rows ? row + rows_per_group : domain.rows;
@@ -364,6 +419,98 @@ class host_run {
       }
     }
     all.finish(sums);
+  }
+
+  /// count(), where it can, for a mask that is column-major.
+  RLHF_NOINLINE bool count_on_panels(const token_domain<space>& domain, double* counts,
+                                     double* row_weight) {
+    const detail::panel_plan plan = plan_panels(detail::panel_views<float>{&domain}, 0);
+    if (!plan) return false;
+    const index rows = domain.rows;
+    auto* const partial = allocate<detail::row_count>((rows + plan.rows - 1) / plan.rows);
+    const bool weighs = detail::counts_weights(domain);
+    if (weighs && row_weight == nullptr) row_weight = allocate<double>(rows);
+    if (arena_.dry()) return true;
+    detail::on_panels(
+        exec_, plan, rows, plan.rows,
+        [&](std::byte* memory) { return detail::domain_on_panel(domain, plan, memory); },
+        [&](auto& on, index row, index row_end) {
+          partial[row / plan.rows] =
+              detail::count_rows(on.at(row, row_end), row, row_end, row_weight);
+        });
+    detail::row_count all;
+    for (index row = 0; row < rows; row += plan.rows) all.add(partial[row / plan.rows]);
+    // Weights have the order of their rows.
+    if (weighs) all.weight = 0;
+    for (index i = 0; weighs && i < rows; ++i) all.weight += row_weight[i];
+    all.write(counts);
+    return true;
+  }
+
+  /// How a walk takes column-major tensors, and memory for it; units are of so many rows, or, where
+  /// that is 0, of a panel each.
+  template <class T>
+  detail::panel_plan plan_panels(const detail::panel_views<T>& views, index unit_rows) {
+    return detail::worth_panels(*views.domain) ? make_panels(views, unit_rows)
+                                               : detail::panel_plan{};
+  }
+  template <class T>
+  RLHF_NOINLINE detail::panel_plan make_panels(const detail::panel_views<T>& views,
+                                               index unit_rows) {
+    const index threads = exec_.concurrency();
+    detail::panel_plan plan = detail::row_panel<T>::plan(views, unit_rows > 0 ? 1 : threads);
+    if (!plan) return plan;
+    const index rows = views.domain->rows;
+    const index each = unit_rows > 0 ? unit_rows : plan.rows;
+    const index units = (rows + each - 1) / each;
+    // A group of rows is one unit then: where there are few, a gathered walk on all threads wins.
+    if (threads > 8 * units) return {};
+    const index bytes = plan.bytes * (threads < units ? threads : units);
+    if (bytes > panels_bytes_) {
+      panels_ = allocate<std::byte>(bytes);
+      panels_bytes_ = bytes;
+    }
+    plan.memory = panels_;
+    return plan;
+  }
+
+  /// f(work, first row, end) for units of `each` rows.
+  template <class T, class F>
+  void work_on_panels(const detail::token_work<T>& work, const detail::panel_plan& plan, index each,
+                      const F& f) {
+    detail::on_panels(
+        exec_, plan, work.domain->rows, each,
+        [&](std::byte* memory) { return detail::work_on_panel<T>(work, plan, memory); },
+        [&](detail::work_on_panel<T>& on, index row, index row_end) {
+          on.run(row_end, [&](const auto& some) { f(some, row, row_end); });
+        });
+  }
+
+  /// f(arguments, panel, first row, end) for units of `each` rows.
+  template <class K, class F>
+  void arguments_on_panels(const token_arguments<K, space>& a, const detail::panel_plan& plan,
+                           index each, const F& f) {
+    using on_panel = detail::arguments_on_panel<typename K::scalar_type, token_arguments<K, space>>;
+    detail::on_panels(
+        exec_, plan, a.domain.rows, each,
+        [&](std::byte* memory) { return on_panel(a, plan, memory); },
+        [&](on_panel& on, index row, index row_end) {
+          on.run(row_end, [&](const auto& some, auto& panel) { f(some, panel, row, row_end); });
+        });
+  }
+
+  /// The flags of a mask that is not read as it is, row by row.
+  RLHF_NOINLINE void flag_rows(const token_domain<space>& domain, std::uint8_t* flags) {
+    const detail::panel_plan plan = plan_panels(detail::panel_views<float>{&domain}, 0);
+    if (!plan) return for_each(domain.rows, detail::flag_row<space>{domain, flags});
+    if (arena_.dry()) return;
+    detail::on_panels(
+        exec_, plan, domain.rows, plan.rows,
+        [&](std::byte* memory) { return detail::domain_on_panel(domain, plan, memory); },
+        [&](auto& on, index row, index row_end) {
+          const detail::flag_row<space> to{on.at(row, row_end), flags};
+          for (index i = row; i < row_end; ++i) to(i);
+        });
   }
 
   /// Units that hold any group of such a batch: from extents alone, so that scratch memory does not

@@ -64,6 +64,17 @@ struct row_count {
   double weight = 0;
   double positions = 0;
   double sequences = 0;
+
+  void add(const row_count& r) {
+    weight += r.weight;
+    positions += r.positions;
+    sequences += r.sequences;
+  }
+  void write(double* counts) const {
+    counts[0] = weight;
+    counts[1] = positions;
+    counts[2] = sequences;
+  }
 };
 
 /// Positions [from, to) of row i.
@@ -137,9 +148,7 @@ RLHF_NOINLINE row_count count_rows(const token_domain<Space>& domain, index firs
   }
   for (index i = first; i < last; ++i) {
     const row_count r = count_row(domain, i);
-    all.weight += r.weight;
-    all.positions += r.positions;
-    all.sequences += r.sequences;
+    all.add(r);
     if (row_weight != nullptr) row_weight[i] = r.weight;
   }
   return all;
@@ -194,18 +203,12 @@ class count_units {
     row_count all;
     for (index u = 0; u < units_;) {
       row_count unit;
-      for (index s = 0; s < spans_; ++s, ++u) {
-        unit.weight += partial[u].weight;
-        unit.positions += partial[u].positions;
-        unit.sequences += partial[u].sequences;
-      }
+      for (index s = 0; s < spans_; ++s, ++u) unit.add(partial[u]);
       if (spans_ > 1) {
         unit.sequences = unit.positions > 0 ? 1 : 0;
         if (row_weight != nullptr) row_weight[u / spans_ - 1] = unit.weight;
       }
-      all.weight += unit.weight;
-      all.positions += unit.positions;
-      all.sequences += unit.sequences;
+      all.add(unit);
     }
     if (counts_weights(domain)) {
       all.weight = 0;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "rlhf/backend/host/map_reduce.hpp"
+#include "rlhf/backend/host/row_panel.hpp"
 #include "rlhf/primitive/moment_reduce.hpp"
 
 namespace rlhf::inline RLHF_COMPUTE::detail {
@@ -395,6 +396,22 @@ class moment_flush {
     if (filled_ == steps_per_flush) flush();
   }
 
+  /// Copies what lies elsewhere: that memory is to be used again.
+  RLHF_NOINLINE void settle() {
+    for (int c = 0; c < pieces_; ++c) {
+      piece& p = piece_[c];
+      const index at = p.first * virtual_lanes;
+      const auto n = static_cast<std::size_t>(p.steps * virtual_lanes);
+      for (int k = 0; k < K::inputs; ++k) {
+        if (p.in[k] != in_[k] + at) __builtin_memcpy(in_[k] + at, p.in[k], n * sizeof(T));
+        p.in[k] = in_[k] + at;
+      }
+      if (p.flags == nullptr) continue;
+      if (p.flags != flag_ + at) __builtin_memcpy(flag_ + at, p.flags, n);
+      p.flags = flag_ + at;
+    }
+  }
+
   /// Steps without a token.
   void skip(index steps) {
     filled_ += steps;
@@ -407,16 +424,22 @@ class moment_flush {
   }
 };
 
-/// Steps [first, last) of the rows [row, row_end), as run_group takes them.
+/// Steps [first, last) of the rows [row, row_end), as run_group takes them; `panel`, where there is
+/// one, is what `a` is on.
 template <class V, class K, class Space>
 moment_totals<K> moments_of_group(const K& kernel, const token_arguments<K, Space>& a, index row,
-                                  index row_end, index first, index last) {
+                                  index row_end, index first, index last,
+                                  row_panel<typename K::scalar_type>* panel = nullptr) {
   moment_flush<V, K> flush(kernel);
   const bool masked = a.domain.mask.kind() != mask_kind::none;
   const bool padded_flags =
       a.domain.kind != arrangement::packed && a.domain.mask.kind() == mask_kind::flag;
   index passed = 0;  // steps of earlier rows
   for (index i = row; i < row_end && passed < last; ++i) {
+    if (panel != nullptr && !panel->holds(i)) {
+      flush.settle();
+      panel->enter(i);
+    }
     const index length = masked ? last_counted(a.domain, i) : a.domain.length(i);
     const index steps = steps_of(length);
     const index from = first > passed ? first - passed : 0;

@@ -5,6 +5,7 @@
 
 #include "rlhf/backend/host/count.hpp"
 #include "rlhf/backend/host/lane_sums.hpp"
+#include "rlhf/backend/host/row_panel.hpp"
 
 namespace rlhf::inline RLHF_COMPUTE::detail {
 
@@ -35,6 +36,7 @@ struct token_work {
   const token_input<T>* in;
   const token_output<T>* out;
   const row_scale* scale;
+  row_panel<T>* panel = nullptr;  // where the views above are of one
 };
 
 /// As many steps as a flush has of floats: the inputs of most kernels then fit the nearest cache.
@@ -131,7 +133,8 @@ class token_walk {
   void walk(index row, index row_end, index first, index last, double* figures) {
     index passed = 0;  // steps of earlier rows
     while (row < row_end && passed < last) {
-      const row_run run = next_run(row, row_end);
+      const row_run run =
+          next_run(row, work_.panel != nullptr ? enter_panel(row, row_end) : row_end);
       row += run.rows;
       const index steps = steps_of(run.length);
       const index from = first > passed ? first - passed : 0;
@@ -152,6 +155,15 @@ class token_walk {
   }
 
  private:
+  /// Sees to it that the panel has the row, and returns where its rows, or all, end.
+  RLHF_NOINLINE index enter_panel(index row, index row_end) {
+    if (!work_.panel->holds(row)) {
+      run_tile();
+      work_.panel->enter(row);
+    }
+    return work_.panel->end() < row_end ? work_.panel->end() : row_end;
+  }
+
   /// Where a piece begins in a tensor.
   RLHF_NOINLINE index place(index per_row, index per_begin, index stride, const piece& p) const {
     return p.run.row * per_row + domain_.begin(p.run.row) * per_begin + p.from * stride;
@@ -481,6 +493,48 @@ class token_walk {
       if (y.data == nullptr || y.accumulate) continue;
       fill_tokens(y.data + place(y, {run, run.length, 0, 0}), y.stride, end - run.length, T(0));
     }
+  }
+};
+
+template <class T>
+panel_views<T> views_of(const token_work<T>& work) {
+  return {work.domain, work.in, work.inputs, work.out, work.outputs};
+}
+
+/// The same work on a panel.
+template <class T>
+class work_on_panel {
+  static constexpr int most = 16;
+  token_domain<host_space> domain_;
+  token_input<T> in_[most];
+  token_output<T> out_[most];
+  row_panel<T> panel_;
+  token_work<T> work_;
+
+  panel_places<T> copy(const token_work<T>& work) {
+    for (int k = 0; k < work.inputs; ++k) in_[k] = work.in[k];
+    for (int k = 0; k < work.outputs; ++k) out_[k] = work.out[k];
+    return {&domain_, in_, out_};
+  }
+
+ public:
+  work_on_panel(const token_work<T>& work, const panel_plan& plan, std::byte* memory)
+      : domain_(*work.domain), panel_(plan, memory, views_of(work), copy(work)), work_(work) {
+    work_.domain = &domain_;
+    work_.in = in_;
+    work_.out = out_;
+    work_.panel = &panel_;
+  }
+  static bool takes(const token_work<T>& work) {
+    return work.inputs <= most && work.outputs <= most;
+  }
+
+  /// f(the work), which takes rows before `row_end` alone, one after the other.
+  template <class F>
+  void run(index row_end, const F& f) {
+    panel_.stop_at(row_end);
+    f(work_);
+    panel_.leave();
   }
 };
 

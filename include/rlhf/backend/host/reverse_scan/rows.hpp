@@ -4,6 +4,7 @@
 #include "rlhf/backend/host/lane_sums.hpp"
 #include "rlhf/backend/host/reverse_scan/compaction.hpp"
 #include "rlhf/backend/host/reverse_scan/tile.hpp"
+#include "rlhf/backend/host/row_panel.hpp"
 
 namespace rlhf::inline RLHF_COMPUTE::detail {
 
@@ -50,6 +51,8 @@ class row_scan {
 
   const K& kernel_;
   const scan_arguments<K, Space>& a_;
+  const scan_arguments<K, Space>& home_;  // the same, where a_ is on a panel
+  row_panel<T>* const panel_;
   tile_scan<V, K> scan_;
   bool direct_ = true;   // tokens of consecutive slots are scanned where they lie
   bool compact_ = true;  // holes close up by words of 8 flags
@@ -86,7 +89,10 @@ class row_scan {
 
  public:
   row_scan(const K& kernel, const scan_arguments<K, Space>& a, const decay_powers<T>& power)
-      : kernel_(kernel), a_(a), scan_(kernel, power) {
+      : row_scan(kernel, a, power, a, nullptr) {}
+  row_scan(const K& kernel, const scan_arguments<K, Space>& a, const decay_powers<T>& power,
+           const scan_arguments<K, Space>& home, row_panel<T>* panel)
+      : kernel_(kernel), a_(a), home_(home), panel_(panel), scan_(kernel, power) {
     reads_mask_ = a.domain.mask.kind() != mask_kind::none;
     for (int k = 0; k < K::inputs; ++k) {
       compact_ = compact_ && (a.in[k].data == nullptr || a.in[k].stride == 1);
@@ -206,26 +212,27 @@ class row_scan {
     return x.data == nullptr ? x.absent : x.data[i * x.per_row + begin * x.per_begin];
   }
 
-  RLHF_INLINE row open(index i) const {
+  RLHF_INLINE row open(index i) const { return open(a_, i); }
+  RLHF_INLINE row open(const scan_arguments<K, Space>& a, index i) const {
     row r;
     r.i = i;
-    r.begin = a_.domain.begin(i);
-    r.slots = a_.domain.slots(i);
+    r.begin = a.domain.begin(i);
+    r.slots = a.domain.slots(i);
     for (int k = 0; k < K::inputs; ++k)
-      r.in[k] = a_.in[k].data == nullptr
+      r.in[k] = a.in[k].data == nullptr
                     ? nullptr
-                    : a_.in[k].data + i * a_.in[k].per_row + r.begin * a_.in[k].per_begin;
+                    : a.in[k].data + i * a.in[k].per_row + r.begin * a.in[k].per_begin;
     for (int k = 0; k < K::flags; ++k)
-      r.flag[k] = a_.flag[k].data == nullptr
+      r.flag[k] = a.flag[k].data == nullptr
                       ? nullptr
-                      : a_.flag[k].data + i * a_.flag[k].per_row + r.begin * a_.flag[k].per_begin;
+                      : a.flag[k].data + i * a.flag[k].per_row + r.begin * a.flag[k].per_begin;
     for (int k = 0; k < K::outputs; ++k)
-      r.out[k] = a_.out[k].data == nullptr
+      r.out[k] = a.out[k].data == nullptr
                      ? nullptr
-                     : a_.out[k].data + i * a_.out[k].per_row + r.begin * a_.out[k].per_begin;
+                     : a.out[k].data + i * a.out[k].per_row + r.begin * a.out[k].per_begin;
     r.valid = !reads_mask_ ? nullptr
-                           : static_cast<const std::uint8_t*>(a_.domain.mask.data()) +
-                                 a_.domain.mask_offset(i);
+                           : static_cast<const std::uint8_t*>(a.domain.mask.data()) +
+                                 a.domain.mask_offset(i);
     return r;
   }
 
@@ -246,6 +253,10 @@ class row_scan {
 
   /// Scans a row, or puts it to those that finish_parts scans.
   RLHF_INLINE void add_row(index i) {
+    if (panel_ != nullptr && !panel_->holds(i)) {
+      finish_parts();
+      panel_->enter(i);
+    }
     const row r = open(i);
     const index length = a_.domain.length(i);
     const index end = r.valid == nullptr ? length : last_flag(r.valid, length);
@@ -487,20 +498,21 @@ class row_scan {
 
   /// Valid tokens of row i whose inputs are not finite.
   RLHF_NOINLINE index recount(index i) const {
-    const row r = open(i);
+    const scan_arguments<K, Space>& a = home_;
+    const row r = open(a, i);
     index bad = 0;
     bool last = true;
-    for (index j = a_.domain.length(i); j-- > 0;) {
+    for (index j = a.domain.length(i); j-- > 0;) {
       if (r.valid != nullptr && r.valid[j] == 0) continue;
       scan_lanes<T, K> t;
       for (int k = 0; k < K::inputs; ++k)
-        t.in[k] = r.in[k] == nullptr ? a_.in[k].absent : r.in[k][j * a_.in[k].stride];
+        t.in[k] = r.in[k] == nullptr ? a.in[k].absent : r.in[k][j * a.in[k].stride];
       for (int k = 0; k < K::flags; ++k)
-        t.flag[k] = r.flag[k] != nullptr && r.flag[k][j * a_.flag[k].stride] != 0;
+        t.flag[k] = r.flag[k] != nullptr && r.flag[k][j * a.flag[k].stride] != 0;
       bool usable = kernel_.usable(t);
       if (last)
-        usable = usable && math::is_finite(read(a_.after, i, r.begin)) &&
-                 math::is_finite(read(a_.end, i, r.begin));
+        usable = usable && math::is_finite(read(a.after, i, r.begin)) &&
+                 math::is_finite(read(a.end, i, r.begin));
       last = false;
       bad += usable ? 0 : 1;
     }

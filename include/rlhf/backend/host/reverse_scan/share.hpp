@@ -38,6 +38,7 @@ class scan_share {
   const K& kernel_;
   const scan_arguments<K, Space>& a_;
   const decay_powers<T>& power_;
+  const panel_plan& plan_;
   const index rows_ = a_.domain.rows;
   const index groups_ = (rows_ + moment_group_rows - 1) / moment_group_rows;
   const bool by_group_ = groups_ >= 4 * exec_.concurrency();
@@ -69,10 +70,31 @@ class scan_share {
     return steps > piece_tokens ? (steps + piece_tokens - 1) / piece_tokens : 1;
   }
 
+  /// f(rows_of, begin, end) for such ranges; first_row(k) is where k of n begins.
+  template <class Row, class F>
+  void scan_ranges(index n, const Row& first_row, const F& f) const {
+    if (!plan_)
+      return in_ranges(n, [&](index begin, index end) {
+        scan rows_of(kernel_, a_, power_);
+        f(rows_of, begin, end);
+      });
+    using on_panel = arguments_on_panel<T, scan_arguments<K, Space>>;
+    const index panels = (rows_ + plan_.rows - 1) / plan_.rows, units = n < panels ? n : panels;
+    on_panels(
+        exec_, plan_, units, [&](std::byte* memory) { return on_panel(a_, plan_, memory); },
+        [&](on_panel& on, index u) {
+          const index begin = u * n / units, end = (u + 1) * n / units;
+          on.run(end < n ? first_row(end) : rows_, [&](const auto& some, auto& panel) {
+            scan rows_of(kernel_, some, power_, a_, &panel);
+            f(rows_of, begin, end);
+          });
+        });
+  }
+
   void groups(segment_tree<K::outputs>& tree) const {
-    in_ranges(groups_, [&](index begin, index end) {
-      scan rows_of(kernel_, a_, power_);
-      for (index g = begin; g < end; ++g) partial_[g] = rows_of.group(g * moment_group_rows);
+    const auto first_row = [](index g) { return g * moment_group_rows; };
+    scan_ranges(groups_, first_row, [&](scan& rows_of, index begin, index end) {
+      for (index g = begin; g < end; ++g) partial_[g] = rows_of.group(first_row(g));
     });
     for (index g = 0; g < groups_; ++g) tree.add_group(partial_[g]);
   }
@@ -93,8 +115,8 @@ class scan_share {
   }
 
   void each_segment(index segments, segment_tree<K::outputs>& tree) const {
-    in_ranges(segments, [&](index begin, index end) {
-      scan rows_of(kernel_, a_, power_);
+    const auto first_row = [&](index s) { return first_[s]; };
+    scan_ranges(segments, first_row, [&](scan& rows_of, index begin, index end) {
       for (index s = begin; s < end; ++s) {
         index last = 0;
         partial_[s] = rows_of.segment(first_[s], last);
@@ -155,8 +177,8 @@ class scan_share {
  public:
   template <class Run>
   scan_share(Run& run, const Exec& exec, const K& kernel, const scan_arguments<K, Space>& a,
-             const decay_powers<T>& power)
-      : exec_(exec), kernel_(kernel), a_(a), power_(power) {
+             const decay_powers<T>& power, const panel_plan& plan)
+      : exec_(exec), kernel_(kernel), a_(a), power_(power), plan_(plan) {
     partial_ = run.template allocate<sums>(by_group_ ? groups_ : most_pieces());
     if (by_group_) return;
     first_ = run.template allocate<index>(rows_ + 1);
