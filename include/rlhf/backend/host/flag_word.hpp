@@ -24,11 +24,19 @@ struct flag_word {
 
   /// One bit per flag, bit i for byte i.
   RLHF_INLINE unsigned bits() const {
+#if defined(__SSE2__) && !defined(RLHF_PORTABLE_PACKS)
+    typedef char sixteen __attribute__((vector_size(16)));
+    typedef std::uint64_t two __attribute__((vector_size(16)));
+    const auto unset = __builtin_bit_cast(sixteen, two{bytes, 0}) == 0;
+    return 255u &
+           ~static_cast<unsigned>(__builtin_ia32_pmovmskb128(__builtin_bit_cast(sixteen, unset)));
+#else
     return static_cast<unsigned>((tops() >> 7) * 0x0102040810204080ULL >> 56);
+#endif
   }
   RLHF_INLINE index count() const {
 #if defined(__POPCNT__)
-    return __builtin_popcountll(tops());
+    return __builtin_popcount(bits());
 #else
     return static_cast<index>((tops() >> 7) * 0x0101010101010101ULL >> 56);
 #endif

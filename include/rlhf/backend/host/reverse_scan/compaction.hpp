@@ -9,8 +9,9 @@ namespace rlhf::inline RLHF_COMPUTE::detail {
 
 /// Where each of 8 (or 4) slots takes its element from, to close up the flagged ones or to spread
 /// them again. Of a row of `close`, the 8 bytes from the number of flagged ones on put those into
-/// the last slots.
+/// the last slots. In `spread` a slot that is not flagged has the top bit set.
 struct compaction_tables {
+  static constexpr std::uint8_t not_flagged = 128;
   std::uint8_t close[256][16] = {};
   std::uint8_t spread[256][8] = {};
   std::uint8_t close_pairs[16][16] = {};
@@ -20,41 +21,57 @@ struct compaction_tables {
     for (unsigned bits = 0; bits < 256; ++bits) {
       std::uint8_t n = 0;
       for (std::uint8_t j = 0; j < 8; ++j) {
-        spread[bits][j] = n;
-        if ((bits >> j & 1u) != 0) close[bits][8 + n++] = j;
+        const bool flagged = (bits >> j & 1u) != 0;
+        spread[bits][j] = flagged ? n : static_cast<std::uint8_t>(n | not_flagged);
+        if (flagged) close[bits][8 + n++] = j;
       }
     }
     for (unsigned bits = 0; bits < 16; ++bits)
       for (unsigned j = 0; j < 8; ++j) {
         close_pairs[bits][8 + j] = static_cast<std::uint8_t>(2 * close[bits][8 + j / 2] + j % 2);
-        spread_pairs[bits][j] = static_cast<std::uint8_t>(2 * spread[bits][j / 2] + j % 2);
+        const unsigned from = spread[bits][j / 2];
+        spread_pairs[bits][j] =
+            static_cast<std::uint8_t>((2 * from + j % 2) | (from & not_flagged));
       }
   }
 };
 inline constexpr compaction_tables compaction;
 
 #if RLHF_PACK_BYTES == 32 && !defined(RLHF_PORTABLE_PACKS)
-/// The 8 words at `from`, in the order that `order` says.
-RLHF_INLINE void permute_words(const void* from, const std::uint8_t* order, void* to) {
-  typedef float words __attribute__((vector_size(32)));
-  typedef int places __attribute__((vector_size(32)));
-  words x;
-  __builtin_memcpy(&x, from, sizeof x);
+typedef float words __attribute__((vector_size(32)));
+typedef int places __attribute__((vector_size(32)));
+
+/// 8 bytes of a table, each in a word, its top bit in front.
+RLHF_INLINE places places_at(const std::uint8_t* order) {
 #if defined(__clang__)
-  typedef std::uint8_t eight __attribute__((vector_size(8)));
+  typedef signed char eight __attribute__((vector_size(8)));
   eight packed;
   __builtin_memcpy(&packed, order, 8);
-  const places at = __builtin_convertvector(packed, places);
+  return __builtin_convertvector(packed, places);
 #else
   typedef char sixteen __attribute__((vector_size(16)));
   typedef std::int64_t two __attribute__((vector_size(16)));
   std::int64_t packed;
   __builtin_memcpy(&packed, order, 8);
   const two low = {packed, 0};
-  const auto at =
-      __builtin_bit_cast(places, __builtin_ia32_pmovzxbd256(__builtin_bit_cast(sixteen, low)));
+  return __builtin_bit_cast(places, __builtin_ia32_pmovsxbd256(__builtin_bit_cast(sixteen, low)));
 #endif
-  const words y = __builtin_ia32_permvarsf256(x, at);
+}
+
+/// The 8 words at `from`, in the order that `order` says.
+RLHF_INLINE void permute_words(const void* from, const places& order, void* to) {
+  words x;
+  __builtin_memcpy(&x, from, sizeof x);
+  const words y = __builtin_ia32_permvarsf256(x, order);
+  __builtin_memcpy(to, &y, sizeof y);
+}
+
+/// The same, and 0 where the top bit is set.
+RLHF_INLINE void spread_words(const void* from, const places& order, void* to) {
+  words x;
+  __builtin_memcpy(&x, from, sizeof x);
+  const words y = __builtin_ia32_blendvps256(__builtin_ia32_permvarsf256(x, order), words{},
+                                             __builtin_bit_cast(words, order));
   __builtin_memcpy(to, &y, sizeof y);
 }
 #define RLHF_DETAIL_PERMUTE 1
@@ -62,18 +79,26 @@ RLHF_INLINE void permute_words(const void* from, const std::uint8_t* order, void
 #define RLHF_DETAIL_PERMUTE 0
 #endif
 
+/// What closing up and spreading ask of a word, found once for all tensors.
+struct flag_pattern {
+  flag_word word;
+  unsigned bits;
+  index count;
+  explicit RLHF_INLINE flag_pattern(flag_word w) : word(w), bits(w.bits()), count(w.count()) {}
+};
+
 /// The flagged ones of x[0..8), one after the other, before `end`. Writes up to 8 elements there.
 template <class T>
-RLHF_INLINE void close_up(const T* x, flag_word flags, T* end) {
-  const unsigned bits = flags.bits();
+RLHF_INLINE void close_up(const T* x, const flag_pattern& flags, T* end) {
+  const unsigned bits = flags.bits;
 #if RLHF_DETAIL_PERMUTE
   if constexpr (sizeof(T) == 4) {
-    permute_words(x, compaction.close[bits] + flags.count(), end - 8);
+    permute_words(x, places_at(compaction.close[bits] + flags.count), end - 8);
     return;
   } else if constexpr (sizeof(T) == 8) {
-    const index low = compaction.spread[bits][4], high = flags.count() - low;
-    permute_words(x + 4, compaction.close_pairs[bits >> 4] + 2 * high, end - 4);
-    permute_words(x, compaction.close_pairs[bits & 15] + 2 * low, end - high - 4);
+    const index low = __builtin_popcount(bits & 15), high = flags.count - low;
+    permute_words(x + 4, places_at(compaction.close_pairs[bits >> 4] + 2 * high), end - 4);
+    permute_words(x, places_at(compaction.close_pairs[bits & 15] + 2 * low), end - high - 4);
     return;
   }
 #endif
@@ -81,8 +106,8 @@ RLHF_INLINE void close_up(const T* x, flag_word flags, T* end) {
   if constexpr (sizeof(T) == 1) {
     std::uint64_t word;
     __builtin_memcpy(&word, x, 8);
-    word = __builtin_ia32_pext_di(word, flags.whole_bytes());
-    const index beyond = 4 * (8 - flags.count());
+    word = __builtin_ia32_pext_di(word, flags.word.whole_bytes());
+    const index beyond = 4 * (8 - flags.count);
     word = word << beyond << beyond;
     __builtin_memcpy(end - 8, &word, 8);
     return;
@@ -97,22 +122,15 @@ RLHF_INLINE void close_up(const T* x, flag_word flags, T* end) {
 /// The opposite: x[0], x[1], ... into the flagged ones of to[0..8), and +0 into the others. Reads
 /// 8 elements.
 template <class T>
-RLHF_INLINE void spread_out(const T* x, flag_word flags, T* to) {
-  const unsigned bits = flags.bits();
+RLHF_INLINE void spread_out(const T* x, const flag_pattern& flags, T* to) {
+  const unsigned bits = flags.bits;
 #if RLHF_DETAIL_PERMUTE
-  using V = math::pack<T>;
-  std::uint8_t each[8];
-  __builtin_memcpy(each, &flags.bytes, 8);
   if constexpr (sizeof(T) == 4) {
-    V y;
-    permute_words(x, compaction.spread[bits], &y);
-    math::store(to, math::select(math::load_flags<V>(each), y, math::constant<V>(0)));
+    spread_words(x, places_at(compaction.spread[bits]), to);
   } else {
-    V y;
-    permute_words(x, compaction.spread_pairs[bits & 15], &y);
-    math::store(to, math::select(math::load_flags<V>(each), y, math::constant<V>(0)));
-    permute_words(x + compaction.spread[bits][4], compaction.spread_pairs[bits >> 4], &y);
-    math::store(to + 4, math::select(math::load_flags<V>(each + 4), y, math::constant<V>(0)));
+    const index low = __builtin_popcount(bits & 15);
+    spread_words(x, places_at(compaction.spread_pairs[bits & 15]), to);
+    spread_words(x + low, places_at(compaction.spread_pairs[bits >> 4]), to + 4);
   }
 #else
   for (int j = 0; j < 8; ++j) {

@@ -418,7 +418,8 @@ class row_scan {
   }
 
   /// A part with holes: its `count` valid tokens, close together. From the end to the beginning,
-  /// as rows of several tiles are read: memory is fetched ahead in one direction only.
+  /// as rows of several tiles are read: memory is fetched ahead in one direction only. What scatter
+  /// will write to is fetched along the way.
   RLHF_NOINLINE index gather(const row& r, index from, index end, index count, T after,
                              double carry) {
     scan_part<K>& p = part_[parts_];
@@ -437,17 +438,25 @@ class row_scan {
 
     index j = end, to = used_;
     if (compact_ && r.slots >= 8) {
-      const auto take = [&](flag_word w, index at) __attribute__((always_inline)) {
+      const row here = r;  // pointers that no store can change
+      const auto take = [&](flag_word word, index at) __attribute__((always_inline)) {
+        const flag_pattern w(word);
         for (int k = 0; k < K::inputs; ++k)
-          if (r.in[k] != nullptr) close_up(r.in[k] + at, w, in_buffer_[k] + to);
+          if (here.in[k] != nullptr) close_up(here.in[k] + at, w, in_buffer_[k] + to);
         for (int k = 0; k < K::flags; ++k)
-          if (r.flag[k] != nullptr) close_up(r.flag[k] + at, w, flag_buffer_[k] + to);
-        to -= w.count();
+          if (here.flag[k] != nullptr) close_up(here.flag[k] + at, w, flag_buffer_[k] + to);
+        to -= w.count;
       };
-      for (; j - 8 >= from; j -= 8) take(flag_word::at(r.valid + j - 8), j - 8);
+      for (; j - 16 >= from; j -= 16) {
+        for (int k = 0; k < K::outputs; ++k)
+          if (here.out[k] != nullptr) __builtin_prefetch(here.out[k] + (j - 16), 1);
+        take(flag_word::at(here.valid + j - 8), j - 8);
+        take(flag_word::at(here.valid + j - 16), j - 16);
+      }
+      for (; j - 8 >= from; j -= 8) take(flag_word::at(here.valid + j - 8), j - 8);
       if (j > from) {
         const index at = from + 8 <= r.slots ? from : r.slots - 8;
-        take(flag_word::at(r.valid + at).last(8 - (from - at)).first(j - at), at);
+        take(flag_word::at(here.valid + at).last(8 - (from - at)).first(j - at), at);
       }
       return count;
     }
@@ -465,21 +474,33 @@ class row_scan {
   RLHF_NOINLINE void scatter(const scan_part<K>& p, const origin& o) const {
     const row r = open(o.row);
     if (spread_ && o.end - o.from >= 8) {
-      const T* y[at_least_one(K::outputs)];
-      for (int k = 0; k < K::outputs; ++k) y[k] = p.out[k];
-      const auto put = [&](flag_word w, index at) __attribute__((always_inline)) {
+      // Slots of the next tile, or row, as far from its end as these are: while tokens are scanned
+      // nothing else asks for memory.
+      const bool more = o.from > 0 || r.i + 1 < a_.domain.rows;
+      const index ahead = !more ? 0 : o.from > 0 ? o.from - o.end : 2 * r.slots - o.end;
+      const row here = r;  // pointers that no store can change
+      const index begin = p.out[0] - out_buffer_[0];
+      const auto put = [&](const flag_pattern& w, index from, index at)
+          __attribute__((always_inline)) {
         for (int k = 0; k < K::outputs; ++k)
-          if (r.out[k] != nullptr) spread_out(y[k], w, r.out[k] + at);
+          if (here.out[k] != nullptr) spread_out(out_buffer_[k] + from, w, here.out[k] + at);
       };
       // What is less than a word first: the word it is put with covers slots that come later.
       const index rest = (o.end - o.from) % 8;
-      if (rest > 0) put(flag_word::at(r.valid + o.from).first(rest), o.from);
-      for (int k = 0; k < K::outputs; ++k) y[k] += p.count;
-      for (index j = o.end - 8; j >= o.from; j -= 8) {
-        const flag_word w = flag_word::at(r.valid + j);
-        for (int k = 0; k < K::outputs; ++k) y[k] -= w.count();
-        put(w, j);
+      if (rest > 0) put(flag_pattern(flag_word::at(r.valid + o.from).first(rest)), begin, o.from);
+      index y = begin + p.count;
+      const auto put_before = [&](index at) __attribute__((always_inline)) {
+        const flag_pattern w(flag_word::at(here.valid + at));
+        put(w, y -= w.count, at);
+      };
+      index j = o.end;
+      for (; j - 16 >= o.from; j -= 16) {
+        for (int k = 0; k < K::inputs; ++k)
+          if (here.in[k] != nullptr) __builtin_prefetch(here.in[k] + (j - 16 + ahead));
+        put_before(j - 8);
+        put_before(j - 16);
       }
+      if (j - 8 >= o.from) put_before(j - 8);
       return;
     }
     for (int k = 0; k < K::outputs; ++k) {
