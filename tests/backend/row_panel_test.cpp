@@ -251,8 +251,8 @@ TEST_CASE("row panels: threads that are many take them as one does") {
 }
 
 TEST_CASE("row panels: a workspace holds them, and is smaller than 2 MiB for each thread") {
-  for (const auto& [rows, columns] : {std::pair<index, index>{512, 2048}, {64, 16000}, {9, 700}}) {
-    const index n = rows * columns;
+  for (const auto& size : {std::pair<index, index>{512, 2048}, {64, 16000}, {9, 700}}) {
+    const index rows = size.first, columns = size.second, n = rows * columns;
     std::vector<float> log_prob(static_cast<std::size_t>(n), -1.0f), gradient(log_prob);
     for (index k = 0; k < n; ++k)
       log_prob[static_cast<std::size_t>(k)] = -0.001f * static_cast<float>(k % 991);

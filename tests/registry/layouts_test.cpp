@@ -45,7 +45,8 @@ TEST_CASE("column-major tensors give the bits of row-major ones, on any number o
     CAPTURE(e.name);
     random_numbers random(31);
     for (int v = 0; v < e.variants; ++v) {
-      const auto& [rows, columns] = sizes[v % 5 == 4 ? 3 : v % 3];
+      const auto& size = sizes[v % 5 == 4 ? 3 : v % 3];
+      const std::ptrdiff_t rows = size.first, columns = size.second;
       bool logits = false;
       for (const input_spec& s : e.inputs(v)) logits = logits || s.size == extent::logit;
       if (logits && columns > 300) continue;
