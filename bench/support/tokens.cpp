@@ -145,6 +145,7 @@ std::vector<token_case> cases_of(const token_operation& operation, const setting
     for (const size& z : others) all.push_back({layout, z.rows, z.columns});
   if (pool::available()) {
     for (const size& z : shared) all.push_back({lengths, z.rows, z.columns, 2});
+    if (operation.scan) all.push_back({mask, 1, 1048576, 2});
     if (!s.quick)
       for (const token_layout layout : {mask, dense, padded, packed, column_major})
         all.push_back({layout, 512, 2048, 2});

@@ -9,19 +9,26 @@ namespace rlhf::inline RLHF_COMPUTE::detail {
 
 /// Bytes that are not 0.
 RLHF_NOINLINE inline index count_flags(const std::uint8_t* flags, index n) {
-  typedef std::uint8_t sixteen __attribute__((vector_size(16)));
+  constexpr index width = RLHF_PACK_BYTES == 32 ? 32 : 16;
+  constexpr index words = width / 8;
+  typedef std::uint8_t block __attribute__((vector_size(width)));
+  typedef std::uint64_t sums __attribute__((vector_size(width)));
+  constexpr std::uint64_t low = 0x00ff00ff00ff00ffULL;
   index count = 0;
   index j = 0;
   while (n - j >= 64) {
     // A byte counts up to 255 rounds before it is read.
-    const index end = n - j < 255 * 16 ? j + (n - j) / 16 * 16 : j + 255 * 16;
-    sixteen sum = {};
-    for (; j < end; j += 16) {
-      sixteen x;
-      __builtin_memcpy(&x, flags + j, 16);
-      sum -= __builtin_bit_cast(sixteen, x != 0);
+    const index end = n - j < 255 * width ? j + (n - j) / width * width : j + 255 * width;
+    block seen = {};
+    for (; j < end; j += width) {
+      block x;
+      __builtin_memcpy(&x, flags + j, sizeof x);
+      seen -= __builtin_bit_cast(block, x != 0);
     }
-    for (int l = 0; l < 16; ++l) count += sum[l];
+    const sums byte = __builtin_bit_cast(sums, seen);
+    const sums pair = (byte & low) + (byte >> 8 & low);
+    for (index w = 0; w < words; ++w)
+      count += static_cast<index>(pair[w] * 0x0001000100010001ULL >> 48);
   }
   for (; j + 8 <= n; j += 8) count += flag_word::at(flags + j).count();
   for (; j < n; ++j) count += flags[j] != 0 ? 1 : 0;

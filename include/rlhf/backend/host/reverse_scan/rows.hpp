@@ -148,24 +148,49 @@ class row_scan {
       for (index i = first; i < last; ++i) sums.nonfinite += static_cast<double>(recount(i));
   }
 
-  // The pieces of a segment one by one, for rows without a mask: piece 0 ends with the first 4
-  // tiles of the last row, each other one has 4 tiles of it.
+  // The pieces of a segment one by one, for rows where every step is a valid token: piece 0 ends with
+  // the first 4 tiles of the last row, each other one has 4 tiles of it.
 
-  /// What tile t of row i, counted from its end, gives to the one before it.
-  tile_link link(index i, index t) {
-    const row r = open(i);
-    const index end = a_.domain.length(i) - t * scan_tile_tokens;
-    parts_ = used_ = 0;
-    point(r, end - scan_tile_tokens, end, after_tile(r, i, end), 0);
-    parts_ = used_ = 0;
-    return scan_.link_of(part_[0]);
+  /// One past the last valid token of row i.
+  index end_of(index i) const {
+    const index length = a_.domain.length(i);
+    return reads_mask_ ? last_flag(open(i).valid, length) : length;
   }
 
-  /// Piece p of the segment of rows [first, last); `carry` is x after it.
-  RLHF_NOINLINE scan_sums<K::outputs> piece(index first, index last, index p, double carry) {
+  /// Where row i ends without the last `tokens` valid ones in [0, end), of which there are more.
+  index end_before(index i, index end, index tokens) const {
+    if (!reads_mask_) return end - tokens;
+    const std::uint8_t* const valid = open(i).valid;
+    index count;
+    return last_flag(valid, reach_back(valid, end, tokens, count));
+  }
+
+  /// Valid tokens in slots [from, end) of row i, which has a mask.
+  index count_slots(index i, index from, index end) const {
+    return count_flags(open(i).valid + from, end - from);
+  }
+
+  /// What the 4 tiles of row i that end at `end` give to those before.
+  RLHF_NOINLINE void links(index i, index end, tile_link* to) {
+    const row r = open(i);
+    T after = after_tile(r, i, end);
+    for (index t = 0; t < moment_piece_tiles; ++t) {
+      parts_ = used_ = 0;
+      end = begin_tile(r, end, after, 0);
+      to[t] = scan_.link_of(part_[0]);
+      if constexpr (K::shifted >= 0) after = part_[0].in[K::shifted][0];
+      if (reads_mask_) end = last_flag(r.valid, end);
+    }
+    parts_ = used_ = 0;
+  }
+
+  /// Piece p of the segment of rows [first, last), whose tiles end at `end`; `carry` is x after it,
+  /// and then of its first token.
+  RLHF_NOINLINE scan_sums<K::outputs> piece(index first, index last, index p, index end,
+                                            double& carry) {
     scan_.begin_segment();
     positions_ = 0;
-    const index i = last - 1, end = a_.domain.length(i);
+    const index i = last - 1;
     const row r = open(i);
     if (p == 0) {
       for (index j = first; j < i; ++j) add_row(j);
@@ -174,14 +199,8 @@ class row_scan {
     } else {
       take_shift(first);
     }
-    const index tiles = (end + scan_tile_tokens - 1) / scan_tile_tokens;
-    for (index t = p * moment_piece_tiles; t < (p + 1) * moment_piece_tiles && t < tiles; ++t) {
-      const index to = end - t * scan_tile_tokens;
-      const index from = to > scan_tile_tokens ? to - scan_tile_tokens : 0;
-      positions_ += point(r, from, to, after_tile(r, i, to), carry);
-      finish_parts();
-      carry = part_[0].carry;
-    }
+    T after = after_tile(r, i, end);
+    run_tiles(r, end, after, carry);
     return scan_.end_segment(positions_);
   }
 
@@ -189,7 +208,9 @@ class row_scan {
   /// The shifted input that follows a tile of row i which ends at `end`.
   T after_tile(const row& r, index i, index end) const {
     if constexpr (K::shifted >= 0) {
-      if (end == a_.domain.length(i)) return read(a_.after, i, r.begin);
+      const index length = a_.domain.length(i);
+      if (reads_mask_) end += first_flag(r.valid + end, length - end);
+      if (end == length) return read(a_.after, i, r.begin);
       const auto& x = a_.in[K::shifted];
       return x.data == nullptr ? x.absent : r.in[K::shifted][end * x.stride];
     } else {
@@ -199,11 +220,10 @@ class row_scan {
 
   /// The shift of a segment from `first` on.
   RLHF_NOINLINE void take_shift(index first) {
-    while (a_.domain.length(first) == 0) ++first;
+    index end = end_of(first);
+    while (end == 0) end = end_of(++first);
     const row r = open(first);
-    const index end = a_.domain.length(first);
-    const index from = end > scan_tile_tokens ? end - scan_tile_tokens : 0;
-    point(r, from, end, read(a_.after, first, r.begin), after_row(a_, first));
+    point(r, end - 1, end, read(a_.after, first, r.begin), after_row(a_, first));
     parts_ = used_ = 0;
     scan_.take_shift(part_[0]);
   }
@@ -285,45 +305,56 @@ class row_scan {
   /// A row of several tiles.
   RLHF_NOINLINE void run_row(const row& r, index end) {
     finish_parts();
-    const bool skip = r.valid != nullptr && a_.holes == hole_mode::skip;
     T after = read(a_.after, r.i, r.begin);
     double carry = after_row(a_, r.i);
-    index tiles = 0;
-    while (end > 0) {
-      index from = end > scan_tile_tokens ? end - scan_tile_tokens : 0;
-      index count = end - from;
-      if (skip) from = reach_back(r.valid, end, count);
-      positions_ += count == end - from ? point(r, from, end, after, carry)
-                                        : gather(r, from, end, count, after, carry);
-      finish_parts();
-      if constexpr (K::shifted >= 0) after = part_[0].in[K::shifted][0];
-      carry = part_[0].carry;
-      end = from;
-      if (skip) {
-        const index next = last_flag(r.valid, end);
-        clear(r, next, end);
-        end = next;
-      }
-      if (++tiles % moment_piece_tiles == 0 && end > 0) {
-        if (!cut_) pieces_ = {};
-        pieces_.push(scan_.end_piece(positions_));
-        positions_ = 0;
-        cut_ = true;
-      }
+    for (;;) {
+      end = run_tiles(r, end, after, carry);
+      if (end == 0) return;
+      if (!cut_) pieces_ = {};
+      pieces_.push(scan_.end_piece(positions_));
+      positions_ = 0;
+      cut_ = true;
     }
   }
 
-  /// Where a tile that ends at `end` begins, so that it holds 1,024 valid tokens or all there are.
-  static index reach_back(const std::uint8_t* valid, index end, index& count) {
+  /// Up to 4 tiles of a row. Returns where the one before them ends.
+  RLHF_INLINE index run_tiles(const row& r, index end, T& after, double& carry) {
+    const bool skip = r.valid != nullptr && a_.holes == hole_mode::skip;
+    for (index t = 0; t < moment_piece_tiles && end > 0; ++t) {
+      end = begin_tile(r, end, after, carry);
+      finish_parts();
+      if constexpr (K::shifted >= 0) after = part_[0].in[K::shifted][0];
+      carry = part_[0].carry;
+      if (!skip) continue;
+      const index next = last_flag(r.valid, end);
+      clear(r, next, end);
+      end = next;
+    }
+    return end;
+  }
+
+  /// Makes a part of the tile that ends at `end`. Returns where it begins.
+  RLHF_INLINE index begin_tile(const row& r, index end, T after, double carry) {
+    index from = end > scan_tile_tokens ? end - scan_tile_tokens : 0;
+    index count = end - from;
+    if (r.valid != nullptr && a_.holes == hole_mode::skip)
+      from = reach_back(r.valid, end, scan_tile_tokens, count);
+    positions_ += count == end - from ? point(r, from, end, after, carry)
+                                      : gather(r, from, end, count, after, carry);
+    return from;
+  }
+
+  /// Where slots that end at `end` begin, so that they hold `most` valid tokens or all there are.
+  static index reach_back(const std::uint8_t* valid, index end, index most, index& count) {
     index from = end;
     count = 0;
     while (from >= 8) {
       const index more = flag_word::at(valid + from - 8).count();
-      if (count + more > scan_tile_tokens) break;
+      if (count + more > most) break;
       count += more;
       from -= 8;
     }
-    while (from > 0 && count < scan_tile_tokens) count += valid[--from] != 0 ? 1 : 0;
+    while (from > 0 && count < most) count += valid[--from] != 0 ? 1 : 0;
     return from + first_flag(valid + from, end - from);
   }
 

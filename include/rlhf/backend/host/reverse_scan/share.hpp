@@ -25,8 +25,8 @@ class segment_tree {
 };
 
 /// How threads share the rows of a call. Units are groups of 64 rows where there are enough;
-/// else segments; else, where rows are few and long and have no mask, pieces of segments, with one
-/// pass more that finds what each piece hands on. Every way has the bits of one thread.
+/// else segments; else, where rows are few and long, pieces of segments, with one pass more that
+/// finds what each hands on, but for those of the last thread. Every way has the bits of one thread.
 template <class V, class K, class Space, class Exec>
 class scan_share {
   using T = typename K::scalar_type;
@@ -42,12 +42,15 @@ class scan_share {
   const index rows_ = a_.domain.rows;
   const index groups_ = (rows_ + moment_group_rows - 1) / moment_group_rows;
   const bool by_group_ = groups_ >= 4 * exec_.concurrency();
-  const bool cuts_ = !by_group_ && a_.domain.mask.kind() == mask_kind::none;
+  const bool masked_ = a_.domain.mask.kind() != mask_kind::none;
+  const bool cuts_ = !by_group_ && (!masked_ || a_.holes == hole_mode::skip);
 
   sums* partial_ = nullptr;    // by group, by segment, or by piece
   index* first_ = nullptr;     // row of each segment
+  index* steps_ = nullptr;     // of each segment's last row
+  index* end_ = nullptr;       // of each piece, in its row
+  index* beyond_ = nullptr;    // valid tokens from a stretch of a row on
   tile_link* link_ = nullptr;  // of the tiles of a piece
-  double* carry_ = nullptr;    // of each piece
 
   /// f(begin, end) for ranges that make up [0, n).
   template <class F>
@@ -66,8 +69,7 @@ class scan_share {
   }
 
   index pieces(index s) const {
-    const index steps = a_.domain.length(first_[s + 1] - 1);
-    return steps > piece_tokens ? (steps + piece_tokens - 1) / piece_tokens : 1;
+    return steps_[s] > piece_tokens ? (steps_[s] + piece_tokens - 1) / piece_tokens : 1;
   }
 
   /// f(rows_of, begin, end) for such ranges; first_row(k) is where k of n begins.
@@ -106,6 +108,7 @@ class scan_share {
       tokens += first_[i];
       if (tokens < moment_segment_tokens && (i + 1) % moment_group_rows != 0 && i + 1 < rows_)
         continue;
+      if (cuts_) steps_[segments] = first_[i];
       first_[segments++] = begin;
       begin = i + 1;
       tokens = 0;
@@ -125,6 +128,37 @@ class scan_share {
     for (index s = 0; s < segments; ++s) tree.add(partial_[s], first_[s + 1], rows_);
   }
 
+  /// Where the pieces of segment s end.
+  void find_pieces(index s, index* end) const {
+    const index n = pieces(s), row = first_[s + 1] - 1;
+    const auto scan_of = [&] { return scan(kernel_, a_, power_); };
+    end[0] = scan_of().end_of(row);
+    if (n == 1) return;
+    // With a mask, from the valid tokens of each stretch of as many slots as a tile has tokens.
+    const index stretches = masked_ ? (end[0] + scan_tile_tokens - 1) / scan_tile_tokens : 0;
+    in_ranges(stretches, [&](index from, index to) {
+      const scan rows_of = scan_of();
+      for (index k = from; k < to; ++k)
+        beyond_[k] = rows_of.count_slots(row, k * scan_tile_tokens, stretch_end(k, end[0]));
+    });
+    for (index k = stretches - 1; k-- > 0;) beyond_[k] += beyond_[k + 1];
+    in_ranges(n - 1, [&](index from, index to) {
+      const scan rows_of = scan_of();
+      for (index p = from + 1; p <= to; ++p) {
+        index tokens = p * piece_tokens, k = 0, last = stretches;
+        while (k + 1 < last) {
+          const index middle = (k + last) / 2;
+          (beyond_[middle] >= tokens ? k : last) = middle;
+        }
+        if (k + 1 < stretches) tokens -= beyond_[k + 1];
+        end[p] = rows_of.end_before(row, masked_ ? stretch_end(k, end[0]) : end[0], tokens);
+      }
+    });
+  }
+  static index stretch_end(index k, index end) {
+    return (k + 1) * scan_tile_tokens < end ? (k + 1) * scan_tile_tokens : end;
+  }
+
   void each_piece(index segments, segment_tree<K::outputs>& tree) const {
     // Piece q of all is piece q - `before` of a segment.
     const auto segment_of = [&](index q, index& before) {
@@ -134,34 +168,34 @@ class scan_share {
       return s;
     };
     index all = 0;
-    for (index s = 0; s < segments; ++s) all += pieces(s);
+    for (index s = 0; s < segments; all += pieces(s), ++s) find_pieces(s, end_ + all);
 
-    in_ranges(all, [&](index begin, index end) {
+    // A thread takes one range of pieces, so that one piece in `units` needs what others hand on.
+    const index units = all < exec_.concurrency() ? all : exec_.concurrency();
+    const index last_unit = (units - 1) * all / units;
+    in_ranges(last_unit, [&](index begin, index end) {
       scan rows_of(kernel_, a_, power_);
       for (index q = begin; q < end; ++q) {
         index before;
         const index s = segment_of(q, before);
         if (q + 1 == before + pieces(s)) continue;  // nothing comes before it
-        for (index t = 0; t < moment_piece_tiles; ++t)
-          link_[q * moment_piece_tiles + t] =
-              rows_of.link(first_[s + 1] - 1, (q - before) * moment_piece_tiles + t);
+        rows_of.links(first_[s + 1] - 1, end_[q], link_ + q * moment_piece_tiles);
       }
     });
-    for (index s = 0, q = 0; s < segments; ++s) {
-      double carry = scan::after_row(a_, first_[s + 1] - 1);
-      for (index n = q + pieces(s); q < n; ++q) {
-        carry_[q] = carry;
-        if (q + 1 < n)
-          for (index t = 0; t < moment_piece_tiles; ++t)
-            carry = link_[q * moment_piece_tiles + t].carry(carry);
-      }
-    }
-    in_ranges(all, [&](index begin, index end) {
+    exec_.parallel_for(units, [&](index u) {
       scan rows_of(kernel_, a_, power_);
+      const index begin = u * all / units, end = (u + 1) * all / units;
+      index before;
+      index s = segment_of(begin, before);
+      double carry = scan::after_row(a_, first_[s + 1] - 1);
+      for (index l = before * moment_piece_tiles; l < begin * moment_piece_tiles; ++l)
+        carry = link_[l].carry(carry);
       for (index q = begin; q < end; ++q) {
-        index before;
-        const index s = segment_of(q, before);
-        partial_[q] = rows_of.piece(first_[s], first_[s + 1], q - before, carry_[q]);
+        if (q == before + pieces(s)) {
+          before = q;
+          carry = scan::after_row(a_, first_[++s + 1] - 1);
+        }
+        partial_[q] = rows_of.piece(first_[s], first_[s + 1], q - before, end_[q], carry);
       }
     });
     scan rows_of(kernel_, a_, power_);
@@ -184,7 +218,9 @@ class scan_share {
     first_ = run.template allocate<index>(rows_ + 1);
     if (!cuts_) return;
     link_ = run.template allocate<tile_link>(most_pieces() * moment_piece_tiles);
-    carry_ = run.template allocate<double>(most_pieces());
+    steps_ = run.template allocate<index>(rows_);
+    end_ = run.template allocate<index>(most_pieces());
+    if (masked_) beyond_ = run.template allocate<index>(most_pieces() * moment_piece_tiles);
   }
 
   sums operator()() const {
