@@ -77,11 +77,11 @@ struct square<std::uint8_t> {
 
 enum class panel_way { in, out };
 
-/// Copies elements (row, column) of `far`, at far[row * per_row + column * stride], to rows of
-/// `pitch` elements or back. Columns follow each other, so that each line of `far` is there once.
+/// Copies elements (row, column) of `home`, at home[row * per_row + column * stride], to rows of
+/// `pitch` elements or back. Columns follow each other, so that each line of `home` is there once.
 template <panel_way Way, class X>
-RLHF_NOINLINE void move_panel(X* far, index per_row, index stride, index rows, index columns,
-                              X* near, index pitch) {
+RLHF_NOINLINE void move_panel(X* home, index per_row, index stride, index rows, index columns,
+                              X* panel, index pitch) {
   constexpr index side = square<X>::side, line = 64 / static_cast<index>(sizeof(X));
   constexpr index ahead = 32;  // columns whose lines are on their way
   constexpr int writes = Way == panel_way::out ? 1 : 0;
@@ -90,20 +90,20 @@ RLHF_NOINLINE void move_panel(X* far, index per_row, index stride, index rows, i
     const index n = columns - j < side ? columns - j : side;
     for (index c = j + ahead; c < j + ahead + side && c < columns; ++c)
       for (index i = 0; i < rows; i += line)
-        __builtin_prefetch(far + i * per_row + c * stride, writes);
-    X* const column = far + j * stride;
+        __builtin_prefetch(home + i * per_row + c * stride, writes);
+    X* const column = home + j * stride;
     index from = 0;  // rows before it are done
     for (; n == side && from < whole; from += side)
       if constexpr (Way == panel_way::in)
-        square<X>::move(column + from, stride, near + from * pitch + j, pitch);
+        square<X>::move(column + from, stride, panel + from * pitch + j, pitch);
       else
-        square<X>::move(near + from * pitch + j, pitch, column + from, stride);
+        square<X>::move(panel + from * pitch + j, pitch, column + from, stride);
     for (index c = 0; c < n; ++c)
       for (index i = from; i < rows; ++i)
         if constexpr (Way == panel_way::in)
-          near[i * pitch + j + c] = column[i * per_row + c * stride];
+          panel[i * pitch + j + c] = column[i * per_row + c * stride];
         else
-          column[i * per_row + c * stride] = near[i * pitch + j + c];
+          column[i * per_row + c * stride] = panel[i * pitch + j + c];
   }
 }
 
