@@ -218,6 +218,7 @@ result_of<Exec, token_log_prob_result> token_log_prob_backward(
   kernel.d_log_prob = bind.tokens().either("d_log_prob", input.d_log_prob, T(0));
   kernel.d_entropy = bind.tokens().either("d_entropy", input.d_entropy, T(0));
   kernel.d_log_sum_exp = bind.tokens().either("d_log_sum_exp", input.d_log_sum_exp, T(0));
+  a.plain_slopes = !input.d_entropy;
 
   auto run = exec.begin(function);
   double* const figures = run.template allocate<double>(sums_of<K>::size);
