@@ -355,9 +355,9 @@ void on_panels(const Exec& exec, const panel_plan& plan, index units, const Begi
   exec.parallel_for(threads, [&](index thread) {
     auto walk = begin(plan.memory + thread * plan.bytes);
     for (;;) {
-      const index unit = __atomic_fetch_add(&next, index{1}, __ATOMIC_RELAXED);
-      if (unit >= units) return;
-      f(walk, unit);
+      const index task = __atomic_fetch_add(&next, index{1}, __ATOMIC_RELAXED);
+      if (task >= units) return;
+      f(walk, task);
     }
   });
 }
@@ -365,8 +365,8 @@ void on_panels(const Exec& exec, const panel_plan& plan, index units, const Begi
 template <class Exec, class Begin, class F>
 void on_panels(const Exec& exec, const panel_plan& plan, index rows, index each, const Begin& begin,
                const F& f) {
-  on_panels(exec, plan, (rows + each - 1) / each, begin, [&](auto& walk, index unit) {
-    const index row = unit * each;
+  on_panels(exec, plan, (rows + each - 1) / each, begin, [&](auto& walk, index task) {
+    const index row = task * each;
     f(walk, row, row + each < rows ? row + each : rows);
   });
 }

@@ -292,11 +292,11 @@ class row_scan {
     const T after = read(a_.after, i, r.begin);
     const double carry = after_row(a_, i);
     // Short rows take one number of words, which is foreseen, rather than as many as they need.
-    const index words = length > few_tokens ? end : length;
+    const index reach = length > few_tokens ? end : length;
     const bool skip = r.valid != nullptr && a_.holes == hole_mode::skip;
-    const index count = skip ? count_flags(r.valid, words) : end;
+    const index count = skip ? count_flags(r.valid, reach) : end;
     const bool dense = count == end;
-    const index stop = dense ? end : words;
+    const index stop = dense ? end : reach;
     clear(r, stop, r.slots);
     if (used_ + stop > scan_tile_tokens + gap * parts_) finish_parts();
     positions_ += dense ? point(r, 0, end, after, carry) : gather(r, 0, stop, count, after, carry);
