@@ -169,6 +169,7 @@ class scan_share {
     };
     index all = 0;
     for (index s = 0; s < segments; all += pieces(s), ++s) find_pieces(s, end_ + all);
+    if (all == 0) return;
 
     // A thread takes one range of pieces, so that one piece in `units` needs what others hand on.
     const index units = all < exec_.concurrency() ? all : exec_.concurrency();
