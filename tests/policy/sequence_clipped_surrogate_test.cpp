@@ -107,6 +107,90 @@ TEST_CASE("sequence_clipped_surrogate_loss: sequences of one token are the token
     CHECK(by_sequence[i][0] == doctest::Approx(by_token[i][0]).epsilon(1e-15));
 }
 
+TEST_CASE("sequence_clipped_surrogate_loss: one number per sequence is that number per token") {
+  random_numbers random(5);
+  constexpr std::ptrdiff_t rows = 5, columns = 40;
+  host_matrix<double> now(rows, columns), old(rows, columns), each(rows, columns);
+  double advantage[rows];
+  std::vector<std::uint8_t> flag;
+  std::vector<float> weight;
+  for (std::ptrdiff_t i = 0; i < rows; ++i) {
+    advantage[i] = random.uniform(-1, 1);
+    for (std::ptrdiff_t j = 0; j < columns; ++j) {
+      now(i, j) = random.uniform(-3, 0);
+      old(i, j) = now(i, j) + random.uniform(-0.1, 0.1);
+      each(i, j) = advantage[i];
+      flag.push_back(i == 3 || random.uniform(0, 1) < 0.3 ? 0 : 1);
+      weight.push_back(flag.back() == 0 ? 0 : static_cast<float>(random.uniform(0, 2)));
+    }
+  }
+  const rlhf::shape shape(rows, columns);
+  const rlhf::mask_view<> masks[] = {
+      {}, rlhf::mask_view<>(flag.data(), shape), rlhf::mask_view<>(weight.data(), shape)};
+  for (const auto form : {sequence_form::sequence, sequence_form::token})
+    for (const auto ratio : {sequence_ratio::mean, sequence_ratio::sum})
+      for (const auto& mask : masks)
+        for (const double beta : {0.0, 0.1}) {
+          advantage[3] = mask ? not_a_number : each(3, 0);  // masked: of no token
+          struct outcome {
+            rlhf::policy_result result;
+            host_matrix<double> gradient = host_matrix<double>(rows, columns);
+            double loss[rows];
+          };
+          const auto call = [&](const rlhf::signal<const double>& a) {
+            outcome o;
+            rlhf::view<const double> ref;
+            if (beta > 0) ref = old.tensor();
+            o.result = sequence_clipped_surrogate_loss<double>(
+                {.log_prob = now.tensor(),
+                 .old_log_prob = old.tensor(),
+                 .ref_log_prob = ref,
+                 .advantage = a,
+                 .mask = mask},
+                {.d_log_prob = o.gradient.tensor(), .sequence_loss = o.loss},
+                {.clip_low = 0.02,
+                 .clip_high = 0.02,
+                 .ratio = ratio,
+                 .form = form,
+                 .over = aggregation::token_mean(rlhf::local),
+                 .kl = {.coefficient = beta}});
+            return o;
+          };
+          const outcome a = call(advantage), b = call(each.tensor());
+          CHECK(a.result.loss == b.result.loss);
+          CHECK(a.result.clip_fraction.sum == b.result.clip_fraction.sum);
+          CHECK(a.result.ratio.sum == b.result.ratio.sum);
+          CHECK(a.result.nonfinite == 0);
+          for (std::size_t i = 0; i < rows; ++i)
+            CHECK(a.loss[i] == doctest::Approx(b.loss[i]).epsilon(1e-14));
+          for (std::size_t k = 0; k < a.gradient.data.size(); ++k)
+            CHECK(a.gradient.data[k] == doctest::Approx(b.gradient.data[k]).epsilon(1e-14));
+        }
+}
+
+TEST_CASE(
+    "sequence_clipped_surrogate_loss: a log-ratio beyond 80, of token or sequence, is counted") {
+  // Tokens of +100 and -100, whose mean is 0.
+  const double log_prob[2][3] = {{-1, -101, -1}, {-1, -1, -1}};
+  const double old[2][3] = {{-101, -1, -1}, {-1, -1, -1}};
+  const double advantage[2] = {1, 1};
+  const std::uint8_t flag[2][3] = {{1, 0, 0}, {1, 1, 1}};
+  const auto saturated = [&](sequence_ratio ratio, const rlhf::mask_view<>& mask) {
+    return sequence_clipped_surrogate_loss<double>(
+               {.log_prob = log_prob, .old_log_prob = old, .advantage = advantage, .mask = mask},
+               {}, {.ratio = ratio, .over = aggregation::token_mean(rlhf::local)})
+        .saturated;
+  };
+  CHECK(saturated(sequence_ratio::mean, {}) == 2);
+  CHECK(saturated(sequence_ratio::sum, flag) == 1);
+  // Tokens of 50, 50 and 0: their sum is beyond, so all three are.
+  const double far[1][3] = {{-1, -1, -1}}, below[1][3] = {{-51, -51, -1}}, one[1] = {1};
+  CHECK(sequence_clipped_surrogate_loss<double>(
+            {.log_prob = far, .old_log_prob = below, .advantage = one}, {},
+            {.ratio = sequence_ratio::sum, .over = aggregation::token_mean(rlhf::local)})
+            .saturated == 3);
+}
+
 TEST_CASE("sequence_clipped_surrogate_loss: contracts") {
   const double x[1][2] = {{-1, -1}};
   double d[1][2] = {{7, 7}};

@@ -113,28 +113,32 @@ TEST_CASE_TEMPLATE("device: every aggregation and every answer to a NaN", T, flo
 TEST_CASE_TEMPLATE("device: ratios of whole sequences", T, float, double) {
   for (const arranged how : arrangements)
     for (const auto form : {rlhf::sequence_form::sequence, rlhf::sequence_form::token}) {
-      batch_of<T> batch(how, 70, 33, 41);
-      batch.poison();
-      compare<T>([&]<class Place>(Place& place, trace& to) {
-        typename batch_of<T>::template given<Place> x(batch);
-        tensor<Place, T> d_log_prob(T(7), batch.shape);
-        tensor<Place, T> sequence_loss(T(7), rlhf::shape(batch.rows));
-        const auto r = rlhf::sequence_clipped_surrogate_loss<T>(
-            {.log_prob = x.a.view(),
-             .old_log_prob = x.b.view(),
-             .advantage = rlhf::per_sequence(x.row.view()),
-             .mask = x.mask,
-             .layout = x.layout},
-            {.d_log_prob = d_log_prob.view(), .sequence_loss = sequence_loss.view()},
-            {.clip_low = 0.2,
-             .clip_high = 0.2,
-             .form = form,
-             .over = rlhf::aggregation::sequence_mean_token_mean(rlhf::local)},
-            place.exec);
-        read_result(Place::get(r), to);
-        d_log_prob.read(to);
-        sequence_loss.read(to);
-      });
+      for (const bool per_token : {false, true}) {
+        batch_of<T> batch(how, 70, 33, 41);
+        batch.poison();
+        compare<T>([&]<class Place>(Place& place, trace& to) {
+          typename batch_of<T>::template given<Place> x(batch);
+          tensor<Place, T> d_log_prob(T(7), batch.shape);
+          tensor<Place, T> sequence_loss(T(7), rlhf::shape(batch.rows));
+          rlhf::signal<const T, typename Place::space> advantage = rlhf::per_sequence(x.row.view());
+          if (per_token) advantage = x.d.view();
+          const auto r = rlhf::sequence_clipped_surrogate_loss<T>(
+              {.log_prob = x.a.view(),
+               .old_log_prob = x.b.view(),
+               .advantage = advantage,
+               .mask = x.mask,
+               .layout = x.layout},
+              {.d_log_prob = d_log_prob.view(), .sequence_loss = sequence_loss.view()},
+              {.clip_low = 0.2,
+               .clip_high = 0.2,
+               .form = form,
+               .over = rlhf::aggregation::sequence_mean_token_mean(rlhf::local)},
+              place.exec);
+          read_result(Place::get(r), to);
+          d_log_prob.read(to);
+          sequence_loss.read(to);
+        });
+      }
     }
 }
 

@@ -209,7 +209,8 @@ enum class ratio_level {
 };
 
 /// The kernel of every policy loss. Lean: the surrogate, its gradient, the metrics. Full: all the
-/// optional inputs, terms and outputs as well.
+/// optional inputs, terms and outputs as well. On the level of sequences the log-ratio of each, its
+/// exponential and, where it goes to every token, the gradient are inputs with a number per row.
 template <scalar T, class Term, bool Full, ratio_level Level = ratio_level::token>
 struct policy_kernel {
   using scalar_type = T;
@@ -217,18 +218,16 @@ struct policy_kernel {
   static constexpr bool sequences = Level != ratio_level::token;
   static constexpr bool takes_weights = Full;
   static constexpr bool takes_flags = !Full;
-  static_assert(Full || !sequences);
 
   enum input { log_prob, old_log_prob, advantage, behaviour_log_prob };
   static constexpr int coefficient_in = behaviour ? 4 : 3;
   static constexpr int ref_in = coefficient_in + 1;
   static constexpr int entropy_in = coefficient_in + 2;
   static constexpr int upstream_in = coefficient_in + 3;
-  static constexpr int row_log_ratio_in = coefficient_in + 4;
-  static constexpr int row_slope_in = coefficient_in + 5;
-  static constexpr int inputs = sequences ? coefficient_in + 6
-                                : Full    ? coefficient_in + 4
-                                          : coefficient_in;
+  static constexpr int row_log_ratio_in = Full ? coefficient_in + 4 : coefficient_in;
+  static constexpr int row_ratio_in = row_log_ratio_in + 1;
+  static constexpr int row_slope_in = row_log_ratio_in + 2;
+  static constexpr int inputs = row_log_ratio_in + (sequences ? 3 : 0);
   static constexpr int observed = Full ? coefficient_in + 3 : coefficient_in;
 
   enum out { d_log_prob, token_loss, ratio_out, d_entropy };
@@ -261,14 +260,14 @@ struct policy_kernel {
   T input_clamp = 0, output_clamp = 0;
 
   // See primitive/map_reduce.hpp: the exponential and what hangs on it alone, then the formula.
-  static constexpr int kept = sequences ? 2 : 1;
+  static constexpr int kept = 1;
   static constexpr int first_inputs = 2;
   static constexpr bool early(int k) { return k >= scaled_sums + k1 && k <= scaled_sums + ratio; }
   static constexpr bool silent(int k) {
-    return k != scaled_sums + ratio && (early(k) || is_silent_term<Term>()) && !Full;
+    return (sequences || k != scaled_sums + ratio) && (early(k) || is_silent_term<Term>()) && !Full;
   }
   static constexpr bool silent_outputs = !Full && is_silent_term<Term>();
-  static constexpr int rare_sum = Full ? -1 : plain_sum;
+  static constexpr int rare_sum = Full || sequences ? -1 : plain_sum;
 
   template <class V>
   RLHF_HOST_DEVICE RLHF_INLINE static V is_beyond(const V& log_ratio) {
@@ -282,16 +281,13 @@ struct policy_kernel {
     const V log_ratio = math::bounded(t.in[log_prob] - t.in[old_log_prob]);
     const auto own = math::ratio_terms(log_ratio);  // exp and exp − 1 − x from one exp
     t.kept[0] = own.ratio;
-    if constexpr (sequences) {
-      t.kept[1] = own.ratio;
-      t.kept[0] = math::exp(math::bounded(t.in[row_log_ratio_in]));
-    }
+    const V seen = sequences ? t.in[sequences ? row_ratio_in : 0] : own.ratio;
     V* const metric = t.sum + scaled_sums;
     metric[k1] = log_ratio;
     metric[k2] = log_ratio * log_ratio;
     metric[k3] = own.k3;
-    metric[ratio] = t.kept[0];
-    t.range[0] = t.kept[0];
+    metric[ratio] = seen;
+    t.range[0] = seen;
   }
 
   template <class Token>
@@ -305,20 +301,24 @@ struct policy_kernel {
         behaviour ? t.in[behaviour ? behaviour_log_prob : 0] : zero,
         t.in[advantage],
         math::bounded(sequences ? t.in[sequences ? row_log_ratio_in : 0] : raw),
-        t.kept[0]};
+        sequences ? t.in[sequences ? row_ratio_in : 0] : t.kept[0]};
     const policy_terms<V> terms = evaluate(term, token);
     V* const metric = t.sum + scaled_sums;
     metric[low] = terms.clipped_low;
     metric[high] = terms.clipped_high;
     metric[dual] = terms.dual_clipped;
+    V beyond = math::abs(raw);
+    if constexpr (sequences) beyond = (math::max)(beyond, math::abs(t.in[row_log_ratio_in]));
     if constexpr (!Full) {
       t.sum[0] = terms.loss * t.scale[policy_loss];
-      t.out[d_log_prob] = terms.d_log_prob * t.scale[policy_gradient];
+      if constexpr (sequences) metric[saturated] = is_beyond(beyond);
+      if constexpr (Level == ratio_level::sequence)
+        t.out[d_log_prob] = t.in[row_slope_in];
+      else
+        t.out[d_log_prob] = terms.d_log_prob * t.scale[policy_gradient];
     } else {
       const V weight = t.in[coefficient_in];
       const V upstream = t.in[upstream_in];
-      V beyond = math::abs(raw);
-      if constexpr (sequences) beyond = (math::max)(beyond, math::abs(t.in[row_log_ratio_in]));
       V slope;
       if constexpr (Level == ratio_level::sequence)
         slope = t.in[row_slope_in] * t.scale[policy_gradient];
@@ -326,8 +326,8 @@ struct policy_kernel {
         slope = terms.d_log_prob * weight * t.scale[policy_gradient] * upstream;
       V kl_value = zero;
       if (with_kl) {
-        const auto k = formula::kl_estimate(t.in[log_prob] - t.in[ref_in], t.kept[kept - 1],
-                                            estimator, weighting, input_clamp, output_clamp);
+        const auto k = formula::kl_estimate(t.in[log_prob] - t.in[ref_in], t.kept[0], estimator,
+                                            weighting, input_clamp, output_clamp);
         kl_value = k.value;
         if (estimator == kl_estimator::k3)  // exp(−delta) is the one that is bounded
           beyond = (math::max)(beyond, t.in[ref_in] - t.in[log_prob]);
@@ -360,7 +360,7 @@ struct policy_kernel {
   RLHF_HOST_DEVICE RLHF_INLINE void operator()(Token& t) const {
     first(t);
     second(t);
-    if constexpr (!Full) rare(t);
+    if constexpr (rare_sum >= 0) rare(t);
   }
 
   static policy_result read(const double* figures) {

@@ -46,59 +46,116 @@ struct log_ratio_sum {
   }
 };
 
-/// The mean or the sum of a row, as one number per row.
+/// The mean or the sum of a row, and its exponential.
 template <scalar T>
-struct row_log_ratio {
+struct row_ratio_of {
+  using V = math::scalar_lane<T>;
   const double* sum;
   const double* weight;  // null: the sum
-  T* to;
+  T* log_ratio;
+  T* ratio;
   RLHF_HOST_DEVICE void operator()(index i) const {
     const double n = weight == nullptr ? 1 : weight[i];
-    to[i] = n > 0 ? static_cast<T>(sum[i] / n) : T(0);
+    log_ratio[i] = n > 0 ? static_cast<T>(sum[i] / n) : T(0);
+    ratio[i] = math::first(math::exp(math::bounded(math::constant<V>(log_ratio[i]))));
   }
 };
+
+/// The terms of a token that has the ratio of its sequence.
+template <class V, class Term>
+RLHF_HOST_DEVICE RLHF_INLINE policy_terms<V> sequence_terms(const Term& term, const V& log_ratio,
+                                                            const V& ratio, const V& advantage) {
+  const V zero = math::constant<V>(0);
+  return evaluate(term,
+                  policy_token<V>{zero, zero, zero, advantage, math::bounded(log_ratio), ratio});
+}
 
 /// Sums the slopes of a row's losses in u, and the losses themselves.
 template <scalar T, class Term>
 struct row_slope_sum {
   using scalar_type = T;
-  enum input { log_ratio, advantage, coefficient_in, upstream };
-  static constexpr int inputs = 4, outputs = 0, sums = 2, ranges = 0, scales = 1;
+  enum input { log_ratio, ratio, advantage, coefficient_in, upstream };
+  static constexpr int inputs = 5, outputs = 0, sums = 2, ranges = 0, scales = 1;
   static constexpr int observed = 0, scaled_sums = 1;
   Term term;
   template <class Token>
   RLHF_HOST_DEVICE RLHF_INLINE void operator()(Token& t) const {
-    using V = std::remove_cvref_t<decltype(t.in[0])>;
-    const V zero = math::constant<V>(0);
-    const V bounded = math::bounded(t.in[log_ratio]);
-    const policy_token<V> token{zero, zero, zero, t.in[advantage], bounded, math::exp(bounded)};
-    const policy_terms<V> terms = evaluate(term, token);
+    const auto terms = sequence_terms(term, t.in[log_ratio], t.in[ratio], t.in[advantage]);
     t.sum[0] = terms.d_log_prob * t.in[coefficient_in] * t.in[upstream] * t.scale[0];
     t.sum[1] = terms.loss;
   }
 };
 
-/// The first of the two sums of a row.
+/// What the tokens of a row share: the slope of their losses in u, times ∂u/∂log_prob, and the mean
+/// loss.
 template <scalar T>
-struct read_row_slope {
-  const double* sum;
+struct row_gradient {
   T* slope;
-  RLHF_HOST_DEVICE void operator()(index i) const { slope[i] = static_cast<T>(sum[2 * i]); }
+  T* loss;
+  bool mean;  // of the log-ratios; else u is their sum
+
+  RLHF_HOST_DEVICE void put(index i, double slopes, double losses, double weight) const {
+    const bool counts = weight > 0;
+    slope[i] = counts ? static_cast<T>(mean ? slopes / weight : slopes) : T(0);
+    loss[i] = counts ? static_cast<T>(losses / weight) : T(0);
+  }
 };
 
-/// The second one as a mean, to the caller's tensor.
+/// From the sums of row_slope_sum.
+template <scalar T>
+struct gather_row_gradient {
+  const double* sum;
+  const double* weight;
+  row_gradient<T> to;
+  RLHF_HOST_DEVICE void operator()(index i) const {
+    to.put(i, sum[2 * i], sum[2 * i + 1], weight[i]);
+  }
+};
+
+/// Without a pass, where all tokens of a row have one advantage, coefficient and upstream.
+template <scalar T, class Term>
+struct uniform_row_gradient {
+  using V = math::scalar_lane<T>;
+  Term term;
+  const T* log_ratio;
+  const T* ratio;
+  const double* weight;
+  token_input<T> advantage, coefficient, upstream;
+  row_scale scale;
+  row_gradient<T> to;
+
+  RLHF_HOST_DEVICE static bool serves(const token_input<T>& x) {
+    return x.data == nullptr || x.stride == 0;
+  }
+  RLHF_HOST_DEVICE static T at(const token_input<T>& x, index i) {
+    return x.data == nullptr ? x.absent : x.data[i * x.per_row];
+  }
+  RLHF_HOST_DEVICE void operator()(index i) const {
+    const double n = weight[i];
+    if (!(n > 0)) return to.put(i, 0, 0, 0);
+    const auto terms =
+        sequence_terms(term, math::constant<V>(log_ratio[i]), math::constant<V>(ratio[i]),
+                       math::constant<V>(at(advantage, i)));
+    const double slope = static_cast<double>(math::first(terms.d_log_prob)) *
+                         static_cast<double>(at(coefficient, i)) *
+                         static_cast<double>(at(upstream, i)) * scale.at(i);
+    to.slope[i] = static_cast<T>(to.mean ? slope : slope * n);
+    to.loss[i] = math::first(terms.loss);
+  }
+};
+
+/// The mean loss of a row, to the caller's tensor.
 template <scalar T>
 struct write_row_loss {
-  const double* sum;
+  const T* mean;
   const double* weight;
   token_output<T> loss;
   RLHF_HOST_DEVICE void operator()(index i) const {
-    const T mean = weight[i] > 0 ? static_cast<T>(sum[2 * i + 1] / weight[i]) : T(0);
     T& to = loss.data[i * loss.per_row];
     if (!loss.accumulate)
-      to = mean;
+      to = mean[i];
     else if (weight[i] > 0)
-      to += mean;
+      to += mean[i];
   }
 };
 
@@ -129,7 +186,8 @@ struct write_row_loss {
 ///           bound; both are counted, and .nonfinite may drop them
 /// Numerics  u in double from float lanes; u and the tokens' log-ratios are bounded at 80, counted
 ///           in saturated; metrics weigh tokens: ratio is s, approx_kl_* are the tokens' own
-/// Cost      form token: two passes over the tokens; form sequence: three
+/// Cost      two passes over the tokens; form sequence takes a third where advantage, coefficient
+///           or upstream is a number per token
 /// Source    Zheng et al. 2025, arXiv:2507.18071 (GSPO, GSPO-token); Ahmadian et al. 2024,
 ///           arXiv:2402.14740 (RLOO, sum)
 /// Elsewhere TRL importance_sampling_level="sequence", slime gspo, OpenRLHF policy_loss_type gspo;
@@ -145,22 +203,23 @@ result_of<Exec, sequence_clipped_surrogate_result> sequence_clipped_surrogate_lo
   expects(config.over.mode() != aggregation_mode::turn_mean, function, "over",
           "an aggregation other than turn_mean");
   const policy_config shared = detail::shared_part(config);
-  auto p = detail::bind_policy<Term>(function, batch, output, shared, true);
-  p.full = true;
+  const auto p = detail::bind_policy<Term>(function, batch, output, shared, true);
   const index rows = p.domain.rows;
   auto run = exec.begin(function);
 
-  const auto execute = [&]<detail::ratio_level Level>() -> result_of<Exec, policy_result> {
-    using K = detail::policy_kernel<T, Term, true, Level>;
+  const auto execute =
+      [&]<bool Full, detail::ratio_level Level>() -> result_of<Exec, policy_result> {
+    using K = detail::policy_kernel<T, Term, Full, Level>;
     using slopes = detail::row_slope_sum<T, Term>;
+    using uniform = detail::uniform_row_gradient<T, Term>;
     double* const figures = run.template allocate<double>(token_counts::size + sums_of<K>::size);
     double* const kept_weight = run.template allocate<double>(rows);
     double* const kept_counts = run.template allocate<double>(token_counts::size);
     double* const row_sum = run.template allocate<double>(2 * rows);
-    double* const unit = run.template allocate<double>(1);
-    double* const share = run.template allocate<double>(rows);
     T* const log_ratio = run.template allocate<T>(rows);
+    T* const ratio = run.template allocate<T>(rows);
     T* const slope = run.template allocate<T>(rows);
+    T* const loss = run.template allocate<T>(rows);
     const auto plan =
         detail::plan_policy<T>(run, p, shared, batch.group_id, output.upstream, figures);
     const auto& screened = plan.screened;
@@ -172,38 +231,49 @@ result_of<Exec, sequence_clipped_surrogate_result> sequence_clipped_surrogate_lo
     ratios.in[1] = p.old_log_prob;
     run.map_reduce_rows(detail::log_ratio_sum<T>{}, ratios, row_sum);
     const bool mean = config.ratio == sequence_ratio::mean;
-    run.for_each(rows, detail::row_log_ratio<T>{row_sum, mean ? kept_weight : nullptr, log_ratio});
+    run.for_each(rows,
+                 detail::row_ratio_of<T>{row_sum, mean ? kept_weight : nullptr, log_ratio, ratio});
 
     K kernel{term};
     token_arguments<K, Space> a;
     detail::arrange_policy(p, plan, shared, kernel, a);
     a.in[K::row_log_ratio_in] = {log_ratio, 1, 0, 0, T(0)};
-    a.in[K::row_slope_in].absent = T(0);
+    a.in[K::row_ratio_in] = {ratio, 1, 0, 0, T(0)};
     if (Level == detail::ratio_level::sequence || p.sequence_loss.data != nullptr) {
-      token_arguments<slopes, Space> s;
-      s.domain = screened.domain;
-      s.in[slopes::log_ratio] = a.in[K::row_log_ratio_in];
-      s.in[slopes::advantage] = p.advantage;
-      s.in[slopes::coefficient_in] = p.weight;
-      s.in[slopes::upstream] = p.above;
-      s.scale[0] = a.scale[K::policy_gradient];
-      run.map_reduce_rows(slopes{term}, s, row_sum);
-      run.for_each(rows, detail::read_row_slope<T>{row_sum, slope});
+      const detail::row_gradient<T> to{slope, loss, mean};
+      const row_scale& scale = plan.policy.gradient;
+      if (uniform::serves(p.advantage) && uniform::serves(p.weight) && uniform::serves(p.above)) {
+        run.for_each(rows, uniform{term, log_ratio, ratio, kept_weight, p.advantage, p.weight,
+                                   p.above, scale, to});
+      } else {
+        token_arguments<slopes, Space> s;
+        s.domain = screened.domain;
+        s.in[slopes::log_ratio] = a.in[K::row_log_ratio_in];
+        s.in[slopes::ratio] = a.in[K::row_ratio_in];
+        s.in[slopes::advantage] = p.advantage;
+        s.in[slopes::coefficient_in] = p.weight;
+        s.in[slopes::upstream] = p.above;
+        s.scale[0] = scale;
+        run.map_reduce_rows(slopes{term}, s, row_sum);
+        run.for_each(rows, detail::gather_row_gradient<T>{row_sum, kept_weight, to});
+      }
     }
     if constexpr (Level == detail::ratio_level::sequence) {
-      run.for_each(1, detail::set_one{unit});
-      run.for_each(rows, detail::copy_reciprocal{kept_weight, share});
       a.in[K::row_slope_in] = {slope, 1, 0, 0, T(0)};
-      a.scale[K::policy_gradient] = {unit, mean ? share : nullptr};  // ∂u/∂log_prob
+      a.scale[K::policy_gradient] = run.scale({});  // the slope holds all factors
     }
     detail::pass_policy(run, kernel, a, screened.dropped, figures);
     if (p.sequence_loss.data != nullptr)
-      run.for_each(rows, detail::write_row_loss<T>{row_sum, kept_weight, p.sequence_loss});
+      run.for_each(rows, detail::write_row_loss<T>{loss, kept_weight, p.sequence_loss});
     return run.template finish<policy_result>(figures, &K::read);
   };
-  return config.form == sequence_form::sequence
-             ? execute.template operator()<detail::ratio_level::sequence>()
-             : execute.template operator()<detail::ratio_level::sequence_value>();
+  using enum detail::ratio_level;
+  const bool whole = config.form == sequence_form::sequence;
+  if (p.full)
+    return whole ? execute.template operator()<true, sequence>()
+                 : execute.template operator()<true, sequence_value>();
+  return whole ? execute.template operator()<false, sequence>()
+               : execute.template operator()<false, sequence_value>();
 }
 
 }  // namespace rlhf::inline RLHF_COMPUTE
