@@ -386,6 +386,43 @@ TEST_CASE_TEMPLATE("token_log_prob_backward: in place and out of place give the 
     }
 }
 
+TEST_CASE_TEMPLATE("token_log_prob_backward: a slope of entropy that is 0 changes no bit", L, float,
+                   double, rlhf::bfloat16) {
+  // Without one the exponentials wait in d_logits, where a row may end within a step of 16.
+  using T = rlhf::compute_of<L>;
+  const T nothing = -std::numeric_limits<T>::infinity();
+  for (const std::size_t classes :
+       {std::size_t{1}, std::size_t{40}, std::size_t{1024}, std::size_t{1030}, std::size_t{3000}})
+    for (const double spread : {0.5, 40.0}) {
+      CAPTURE(classes);
+      CAPTURE(spread);
+      constexpr std::size_t rows = 5;
+      auto x = normal<L>(rows * classes, spread);
+      // A label that is the largest, one of two that are, one of -inf, a whole tile of -inf.
+      const std::size_t last = classes - 1;
+      const std::vector<int> y{int(last), int(classes / 2), 0, int(last), int(last / 3)};
+      x[last] = x[classes + classes / 2] = x[classes + classes / 4] = L(T(200));
+      x[2 * classes] = L(nothing);
+      for (std::size_t v = 0; v < classes && v < 1024; ++v) x[3 * classes + v] = L(nothing);
+      const std::vector<T> up{1, -2, 0.5, 3, 1}, none(rows, T(0));
+      const auto expected = backward(x, classes, y, up, none);
+      std::vector<L> apart(x.size(), L(T(7)));
+      const auto call = [&](std::vector<L>& to) {
+        return token_log_prob_backward<L>(
+            {.logits = {x, {rows, classes}}, .label = y, .d_log_prob = up},
+            {.d_logits = {to, {rows, classes}}});
+      };
+      const auto figures = forward(x, classes, y).result;
+      for (std::vector<L>* const to : {&apart, &x}) {
+        const auto r = call(*to);
+        CHECK(same_bits(*to, expected));
+        CHECK(same_bits(std::vector{r.log_prob.sum, r.entropy.sum},
+                        std::vector{figures.log_prob.sum, figures.entropy.sum}));
+        CHECK(r.accuracy.sum == figures.accuracy.sum);
+      }
+    }
+}
+
 TEST_CASE("token_log_prob: strides, rows that are longer than their classes") {
   const std::size_t n = 4, classes = 1030, stride = 1100;
   const auto dense = normal<float>(n * classes, 3);
@@ -594,6 +631,21 @@ TEST_CASE("token_log_prob: the workspace is enough and all that is used") {
   std::vector<std::byte> memory(bytes);
   CHECK(call(rlhf::serial{memory.data(), bytes}).tokens == 8);
   CHECK_THROWS_AS(call(rlhf::serial{memory.data(), 64}), rlhf::contract_violation);
+
+  // A row of scratch is for 16 bits and for slopes of the entropy.
+  const auto wide = normal<float>(8 * 3000, 2);
+  std::vector<float> d_wide(8 * 3000);
+  const auto need = [&](const rlhf::signal<const float>& spread) {
+    return rlhf::workspace_bytes([&](const auto& exec) {
+      return token_log_prob_backward<float>(
+          {.logits = {wide, {8, 3000}}, .label = y, .d_log_prob = up, .d_entropy = spread},
+          {.d_logits = {d_wide, {8, 3000}}}, {}, exec);
+    });
+  };
+  const std::size_t row = 3000 * sizeof(float);
+  CHECK(bytes >= row);
+  CHECK(need(up) >= row);
+  CHECK(need({}) < row / 8);
 }
 
 TEST_CASE("token_log_prob: no tokens") {

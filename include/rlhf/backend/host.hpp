@@ -240,7 +240,7 @@ class host_run {
     T* e = nullptr;
     double* top = nullptr;
     if (a.gradient.data != nullptr) {
-      e = allocate<T>(units * tiles * detail::row_tile);
+      if (!detail::waits_in_gradient(a)) e = allocate<T>(units * tiles * detail::row_tile);
       top = allocate<double>(units * tiles);
     }
     counted_row* const each = threads > 1 ? allocate<counted_row>(slots) : nullptr;
@@ -248,7 +248,8 @@ class host_run {
     detail::binary_tree<totals> all;
     const auto unit = [&](index u) {
       detail::row_scratch<T> scratch;
-      if (e != nullptr) scratch = {e + u * tiles * detail::row_tile, top + u * tiles};
+      if (e != nullptr) scratch.e = e + u * tiles * detail::row_tile;
+      if (top != nullptr) scratch.top = top + u * tiles;
       detail::row_pass<V, L> pass(a.logits.step, a.classes, a.temperature, scratch);
       for (index k = u; k < slots; k += units) {
         totals figures;

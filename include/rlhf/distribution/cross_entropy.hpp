@@ -215,6 +215,7 @@ result_of<Exec, cross_entropy_result> cross_entropy_loss(
       "upstream", static_cast<const signal<const T, space_of<Exec>>&>(output.upstream), T(1));
   kernel.token_loss = bind.tokens().written("token_loss", output.token_loss);
   a.mean_wanted = config.label_smoothing > 0;
+  a.plain_slopes = !a.mean_wanted;
 
   auto run = exec.begin(function);
   double* const figures = run.template allocate<double>(token_counts::size + sums_of<K>::size);

@@ -159,6 +159,7 @@ result_of<Exec, policy_result> policy_loss_from_logits(
   bind.labels(batch.label, config.ignore_index);
   row_arguments<L, Space> a = bind.arguments(config.temperature);
   bind.gradient(output.d_logits, a);
+  a.plain_slopes = !config.entropy.coefficient.given();
   const policy_config loss{config.over, config.kl, config.entropy, config.nonfinite};
   auto p = detail::bind_policy<Term>(
       bind.tokens(),

@@ -178,7 +178,15 @@ template <class Format>
 RLHF_INLINE pack<float> widen_words(const words16::values& words) {
   using traits = lane_traits<pack<float>>;
   if constexpr (std::same_as<Format, bfloat16_format>) {
-    return traits::from_bits(__builtin_convertvector(words, traits::bits) << 16);
+#if RLHF_DETAIL_PACK_WORDS && !defined(__clang__)
+    // g++ would convert each half by itself
+    const auto signed_words = __builtin_bit_cast(words16::signed_values, words);
+    const auto wide =
+        __builtin_bit_cast(typename traits::bits, __builtin_ia32_pmovzxwd256(signed_words));
+#else
+    const auto wide = __builtin_convertvector(words, traits::bits);
+#endif
+    return traits::from_bits(wide << 16);
   } else {
 #if RLHF_DETAIL_F16C
     return {__builtin_ia32_vcvtph2ps256(__builtin_bit_cast(words16::signed_values, words))};

@@ -120,6 +120,7 @@ struct row_arguments {
   bool squares_wanted = false;  ///< sum_p_squared
   logit_rows<L> gradient = {};  ///< null: not wanted; may be the logits themselves
   bool accumulate = false;
+  bool plain_slopes = false;  ///< the kernel's p_log_p and uniform are 0: logits are read once
 
   RLHF_HOST_DEVICE constexpr index label_of(const row_place& at) const {
     return label.rank() == 1 ? label[at.begin + at.position] : label(at.sequence, at.position);

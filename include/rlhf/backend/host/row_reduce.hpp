@@ -78,17 +78,20 @@ index first_of(const scalar_of<V>* x, index n, scalar_of<V> value) {
 template <class T>
 inline constexpr T vanishing = sizeof(T) == sizeof(float) ? T(-87) : T(-708);
 
-/// e = exp(d) and the lane sums of e and e·d, d = (x − top) / temperature <= 0.
-template <class V>
+/// e = exp(d) and the lane sums of e and e·d, d = (x − top) / temperature <= 0. Meanwhile what
+/// stands at `ahead`, as many elements again, comes into the cache. `e` may be x.
+template <class V, storage L>
 void exponentials(const scalar_of<V>* x, index n, scalar_of<V> top, scalar_of<V> inverse,
-                  scalar_of<V>* e, scalar_of<V>* sum, scalar_of<V>* weighted) {
+                  const L* ahead, scalar_of<V>* e, scalar_of<V>* sum, scalar_of<V>* weighted) {
+  constexpr index line = 64 / static_cast<index>(sizeof(L));
   constexpr int packs = packs_per_step<V>;
   const V zero = math::constant<V>(0);
   const V m = math::constant<V>(top), scale = math::constant<V>(inverse);
   const V lowest = math::constant<V>(vanishing<scalar_of<V>>);
   step_of<V> s, w;
   for (int p = 0; p < packs; ++p) s[p] = w[p] = zero;
-  for (index v = 0; v < n; v += virtual_lanes)
+  for (index v = 0; v < n; v += virtual_lanes) {
+    for (index at = v; at < v + virtual_lanes; at += line) __builtin_prefetch(ahead + at);
     for (int p = 0; p < packs; ++p) {
       const index at = v + p * math::width<V>;
       const V d = (math::max)((math::load<V>(x + at) - m) * scale, lowest);  // NaN comes through
@@ -97,6 +100,7 @@ void exponentials(const scalar_of<V>* x, index n, scalar_of<V> top, scalar_of<V>
       s[p] = s[p] + y;
       w[p] = math::fma(y, d, w[p]);
     }
+  }
   for (int p = 0; p < packs; ++p) {
     math::store(sum + p * math::width<V>, s[p]);
     math::store(weighted + p * math::width<V>, w[p]);
@@ -174,9 +178,16 @@ offsets_of_row add_offsets(const scalar_of<V>* x, index n, scalar_of<V> top) {
 /// Scratch of one row whose gradient is wanted.
 template <class T>
 struct row_scratch {
-  T* e = nullptr;         // exp(d) of each class, relative to its tile's maximum
+  T* e = nullptr;         // exp(d) of each class, relative to its tile's maximum; null: see read()
   double* top = nullptr;  // maximum of each tile
 };
+
+/// Whether the exponentials of a row may wait where its gradient will be.
+template <storage L, class Space>
+constexpr bool waits_in_gradient(const row_arguments<L, Space>& a) {
+  return scalar<L> && a.plain_slopes && !a.mean_wanted && !a.accumulate && a.gradient.step == 1 &&
+         a.logits.step == 1;
+}
 
 /// A row on its way: tiles go in, statistics come out, gradients go back. Sums are relative to the
 /// maximum so far. The tile that holds it keeps its lanes, so that the sum of all others is known
@@ -202,12 +213,13 @@ class row_pass {
   double best_sum_ = 0;
   T best_lane_[virtual_lanes];
   const T* best_e_ = nullptr;
+  T* home_ = nullptr;
 
   double rest_ = 0;  // sum of e over all but the maximum
   double mean_d_ = 0;
 
   alignas(64) T tile_[row_tile];
-  alignas(64) T spare_[2][row_tile];
+  alignas(64) T spare_[2][row_tile];  // forward: e of this tile and of the best; else see place()
 
   index tile_size(index t) const {
     const index n = classes_ - t * row_tile;
@@ -217,6 +229,14 @@ class row_pass {
   const T* gather(index t) {
     return gather_tile<V>(row_ + t * row_tile * step_, step_, tile_size(t), tile_);
   }
+  /// Where the exponentials of a tile wait for its gradient.
+  T* place(index t) {
+    if (home_ == nullptr) return scratch_.e + t * row_tile;
+    // A tile that ends within a step would write beyond the row.
+    return tile_size(t) % virtual_lanes == 0 ? home_ + t * row_tile : spare_[1];
+  }
+  /// The logits of the best tile.
+  const T* best_tile() { return home_ != nullptr ? spare_[0] : gather(best_); }
 
   /// The maximum's own lane, summed again without it.
   double best_rest(index largest) const {
@@ -239,8 +259,15 @@ class row_pass {
         inverse_narrow_(static_cast<T>(1 / temperature)),
         scratch_(scratch) {}
 
-  row_statistics read(const L* row, const index* label, bool mean_wanted, bool squares_wanted) {
+  /// Where there is scratch for maxima and none for exponentials, these wait in `home`, where the
+  /// gradient will be, which may be the row itself.
+  row_statistics read(const L* row, const index* label, bool mean_wanted, bool squares_wanted,
+                      T* home) {
     row_ = row;
+    home_ = home;
+    const bool waits = scratch_.top != nullptr;
+    const double label_logit =
+        label != nullptr ? static_cast<double>(math::widen(row_ + *label * step_)) : 0;
     top_ = -__builtin_inf();
     others_ = product_ = squares_ = offsets_ = counted_ = best_sum_ = 0;
     best_ = -1;
@@ -253,20 +280,23 @@ class row_pass {
       const T* const x = gather(t);
       const T top = largest_of<V>(x, n);
       const auto wide_top = static_cast<double>(top);
-      if (scratch_.top != nullptr) scratch_.top[t] = wide_top;
+      if (waits) scratch_.top[t] = wide_top;
       if (!(wide_top > -__builtin_inf())) {
         // Nothing, or a NaN beside nothing.
         for (index v = 0; v < n; ++v) broken_ = broken_ || x[v] != x[v];
-        if (scratch_.e != nullptr)
-          for (index v = 0; v < n; ++v) scratch_.e[t * row_tile + v] = T(0);
         continue;
       }
-      T* const e = scratch_.e != nullptr ? scratch_.e + t * row_tile : spare_[spare];
-      exponentials<V>(x, n, top, inverse_narrow_, e, sum, weighted);
+      const bool best = wide_top > top_ || best_ < 0;
+      if (home != nullptr && best)
+        __builtin_memcpy(spare_[0], x, static_cast<std::size_t>(n) * sizeof(T));
+      const offsets_of_row o = mean_wanted ? add_offsets<V>(x, n, top) : offsets_of_row{};
+      T* const e = waits ? place(t) : spare_[spare];
+      const L* const here = row_ + t * row_tile * step_;
+      const L* const ahead = t + 1 < tiles && step_ == 1 ? here + row_tile : here;
+      exponentials<V>(x, n, top, inverse_narrow_, ahead, e, sum, weighted);
       const double s = add_lanes(sum), w = add_lanes(weighted);
       const double q = squares_wanted ? add_squares<V>(e, n) : 0;
-      const offsets_of_row o = mean_wanted ? add_offsets<V>(x, n, top) : offsets_of_row{};
-      if (wide_top > top_ || best_ < 0) {
+      if (best) {
         if (best_ >= 0) {
           const double shift = product(top_ - wide_top, inverse_);
           const double factor = exp_of(shift);
@@ -294,11 +324,11 @@ class row_pass {
       }
       counted_ += o.count;
     }
-    return finish(label, mean_wanted);
+    return finish(label, label_logit, mean_wanted);
   }
 
  private:
-  row_statistics finish(const index* label, bool mean_wanted) {
+  row_statistics finish(const index* label, double label_logit, bool mean_wanted) {
     constexpr double nan = __builtin_nan("");
     row_statistics r;
     r.finite = !broken_ && best_ >= 0 && math::is_finite(others_ + best_sum_);
@@ -307,13 +337,11 @@ class row_pass {
       return r;
     }
     rest_ = others_ + (best_sum_ - 1);
-    double label_logit = 0;
-    if (label != nullptr) label_logit = static_cast<double>(math::widen(row_ + *label * step_));
     const bool tied = label != nullptr && label_logit == top_;
     // A lane that holds the 1 of the maximum has lost digits of what else it holds.
     const bool few = rest_ < 16;
     if (tied || few) {
-      const T* const x = gather(best_);
+      const T* const x = best_tile();
       const index largest =
           best_ * row_tile + first_of<V>(x, whole(tile_size(best_)), static_cast<T>(top_));
       r.label_is_largest = label != nullptr && largest == *label;
@@ -333,9 +361,9 @@ class row_pass {
   }
 
   /// Gradients of one tile: p (p_slope + log_slope d) + uniform, divided by the temperature.
-  template <bool ReadLogits>
+  template <bool ReadLogits, class To>
   void gradients(const T* x, const T* e, index n, double top, const row_slopes& slope,
-                 T* to) const {
+                 To* to) const {
     const V zero = math::constant<V>(0);
     const V nothing = math::constant<V>(-__builtin_inf());
     const double shift = product(top - top_, inverse_);
@@ -354,9 +382,9 @@ class row_pass {
         const V y = math::load<V>(x + v);
         const V d = (math::max)((y - m) * inverse, lowest);  // finite, so that 0·d is 0
         const V beside = math::select(y == nothing, zero, uniform);
-        math::store(to + v, math::fma(p, math::fma(log_slope, d, p_slope), beside));
+        math::store_storage(to + v, math::fma(p, math::fma(log_slope, d, p_slope), beside));
       } else {
-        math::store(to + v, math::fma(p, p_slope, uniform));
+        math::store_storage(to + v, math::fma(p, p_slope, uniform));
       }
     }
   }
@@ -395,28 +423,30 @@ class row_pass {
       const double spread = product(slope.p_log_p * p, r.log_prob + r.entropy);
       at_label = (label_part + p_part + spread + slope.uniform) * inverse_ + 0.0;
     }
-    const bool read = slope.p_log_p != 0 || slope.uniform != 0;
+    const bool read = home_ == nullptr && (slope.p_log_p != 0 || slope.uniform != 0);
+    const auto put_tile = [&](index t, auto* out) {
+      const index steps = whole(tile_size(t));
+      const double top = scratch_.top[t];
+      const T* const e = place(t);
+      if (!(top > -__builtin_inf()))
+        for (index v = 0; v < steps; ++v) math::narrow(out + v, T(0));
+      else if (read)
+        gradients<true>(gather(t), e, steps, top, slope, out);
+      else
+        gradients<false>(nullptr, e, steps, top, slope, out);
+      if (label != nullptr && *label / row_tile == t)
+        math::narrow(out + *label % row_tile, static_cast<T>(at_label));
+    };
     const index tiles = row_tiles(classes_);
     for (index t = 0; t < tiles; ++t) {
-      const index n = tile_size(t), steps = whole(n);
       L* const home = to + t * row_tile * step;
-      T* out = spare_[0];
-      bool direct = false;
-      if constexpr (scalar<L>) {
-        direct = step == 1 && n == steps && !accumulate;
-        if (direct) out = home;
-      }
-      const T* const e = scratch_.e + t * row_tile;
-      if (!(scratch_.top[t] > -__builtin_inf())) {
-        for (index v = 0; v < n; ++v) out[v] = T(0);
-      } else if (read) {
-        gradients<true>(gather(t), e, steps, scratch_.top[t], slope, out);
+      const index n = tile_size(t);
+      if (step == 1 && !accumulate && n == whole(n)) {
+        put_tile(t, home);
       } else {
-        gradients<false>(nullptr, e, steps, scratch_.top[t], slope, out);
+        put_tile(t, spare_[0]);
+        put(home, step, n, spare_[0], accumulate);
       }
-      if (label != nullptr && *label / row_tile == t)
-        out[*label % row_tile] = static_cast<T>(at_label);
-      if (!direct) put(home, step, n, out, accumulate);
     }
   }
 
@@ -468,8 +498,11 @@ bool run_row(const K& kernel, const row_arguments<L, Space>& a, index k, row_pas
   }
   const index label = a.label ? a.label_of(at) : 0;
   const index* const wanted = a.label ? &label : nullptr;
+  compute_of<L>* home = nullptr;
+  if constexpr (scalar<L>)
+    if (waits_in_gradient(a)) home = gradient;
   t.of = pass.read(a.logits.at(at.sequence, at.begin, at.position), wanted, a.mean_wanted,
-                   a.squares_wanted);
+                   a.squares_wanted, home);
   kernel(t);
   if (gradient != nullptr)
     pass.write(gradient, a.gradient.step, a.accumulate, t.of, t.slope, wanted);
