@@ -631,6 +631,21 @@ TEST_CASE("token_log_prob: the workspace is enough and all that is used") {
   std::vector<std::byte> memory(bytes);
   CHECK(call(rlhf::serial{memory.data(), bytes}).tokens == 8);
   CHECK_THROWS_AS(call(rlhf::serial{memory.data(), 64}), rlhf::contract_violation);
+
+  // A row of scratch is for 16 bits and for slopes of the entropy.
+  const auto wide = normal<float>(8 * 3000, 2);
+  std::vector<float> d_wide(8 * 3000);
+  const auto need = [&](const rlhf::signal<const float>& spread) {
+    return rlhf::workspace_bytes([&](const auto& exec) {
+      return token_log_prob_backward<float>(
+          {.logits = {wide, {8, 3000}}, .label = y, .d_log_prob = up, .d_entropy = spread},
+          {.d_logits = {d_wide, {8, 3000}}}, {}, exec);
+    });
+  };
+  const std::size_t row = 3000 * sizeof(float);
+  CHECK(bytes >= row);
+  CHECK(need(up) >= row);
+  CHECK(need({}) < row / 8);
 }
 
 TEST_CASE("token_log_prob: no tokens") {

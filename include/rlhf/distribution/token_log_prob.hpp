@@ -196,8 +196,9 @@ result_of<Exec, token_log_prob_result> token_log_prob(
 ///           token_log_prob has gradient NaN
 /// Numerics  1 − p of the label from log_prob, so nothing cancels; 16-bit gradients are the float
 ///           ones, rounded; in place and out of place give the same bits
-/// Cost      one read and one write of the logits, one exponential per logit; scratch: one row of
-///           floats per thread
+/// Cost      one read and one write of the logits, one exponential per logit; scratch: a row of
+///           floats per thread, but for float and double logits without d_entropy and add_to whose
+///           classes lie side by side
 /// Source    definition
 /// Elsewhere autograd; Liger fused_linear_scaled_cross_entropy
 template <storage L, executor Exec = serial>
