@@ -38,40 +38,41 @@ struct compaction_tables {
 inline constexpr compaction_tables compaction;
 
 #if RLHF_PACK_BYTES == 32 && !defined(RLHF_PORTABLE_PACKS)
-typedef float words __attribute__((vector_size(32)));
-typedef int places __attribute__((vector_size(32)));
+typedef float eight_words __attribute__((vector_size(32)));
+typedef int eight_places __attribute__((vector_size(32)));
 
 /// 8 bytes of a table, each in a word, its top bit in front.
-RLHF_INLINE places places_at(const std::uint8_t* order) {
+RLHF_INLINE eight_places places_at(const std::uint8_t* order) {
 #if defined(__clang__)
   typedef signed char eight __attribute__((vector_size(8)));
   eight packed;
   __builtin_memcpy(&packed, order, 8);
-  return __builtin_convertvector(packed, places);
+  return __builtin_convertvector(packed, eight_places);
 #else
   typedef char sixteen __attribute__((vector_size(16)));
   typedef std::int64_t two __attribute__((vector_size(16)));
   std::int64_t packed;
   __builtin_memcpy(&packed, order, 8);
   const two low = {packed, 0};
-  return __builtin_bit_cast(places, __builtin_ia32_pmovsxbd256(__builtin_bit_cast(sixteen, low)));
+  return __builtin_bit_cast(eight_places,
+                            __builtin_ia32_pmovsxbd256(__builtin_bit_cast(sixteen, low)));
 #endif
 }
 
 /// The 8 words at `from`, in the order that `order` says.
-RLHF_INLINE void permute_words(const void* from, const places& order, void* to) {
-  words x;
+RLHF_INLINE void permute_words(const void* from, const eight_places& order, void* to) {
+  eight_words x;
   __builtin_memcpy(&x, from, sizeof x);
-  const words y = __builtin_ia32_permvarsf256(x, order);
+  const eight_words y = __builtin_ia32_permvarsf256(x, order);
   __builtin_memcpy(to, &y, sizeof y);
 }
 
 /// The same, and 0 where the top bit is set.
-RLHF_INLINE void spread_words(const void* from, const places& order, void* to) {
-  words x;
+RLHF_INLINE void spread_words(const void* from, const eight_places& order, void* to) {
+  eight_words x;
   __builtin_memcpy(&x, from, sizeof x);
-  const words y = __builtin_ia32_blendvps256(__builtin_ia32_permvarsf256(x, order), words{},
-                                             __builtin_bit_cast(words, order));
+  const eight_words y = __builtin_ia32_blendvps256(
+      __builtin_ia32_permvarsf256(x, order), eight_words{}, __builtin_bit_cast(eight_words, order));
   __builtin_memcpy(to, &y, sizeof y);
 }
 #define RLHF_DETAIL_PERMUTE 1

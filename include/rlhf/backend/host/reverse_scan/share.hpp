@@ -169,7 +169,6 @@ class scan_share {
     };
     index all = 0;
     for (index s = 0; s < segments; all += pieces(s), ++s) find_pieces(s, end_ + all);
-    if (all == 0) return;
 
     // A thread takes one range of pieces, so that one piece in `units` needs what others hand on.
     const index units = all < exec_.concurrency() ? all : exec_.concurrency();
@@ -231,7 +230,7 @@ class scan_share {
       return tree.finish();
     }
     const index segments = find_segments();
-    if (cuts_ && segments < exec_.concurrency())
+    if (cuts_ && segments > 0 && segments < exec_.concurrency())
       each_piece(segments, tree);
     else
       each_segment(segments, tree);
