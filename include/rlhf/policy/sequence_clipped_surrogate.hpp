@@ -186,6 +186,8 @@ struct write_row_loss {
 ///           bound; both are counted, and .nonfinite may drop them
 /// Numerics  u in double from float lanes; u and the tokens' log-ratios are bounded at 80, counted
 ///           in saturated; metrics weigh tokens: ratio is s, approx_kl_* are the tokens' own
+///           An advantage, coefficient or upstream of [batch] agrees with the same number for each
+///           token to rounding, not bit by bit
 /// Cost      two passes over the tokens; form sequence takes a third where advantage, coefficient
 ///           or upstream is a number per token
 /// Source    Zheng et al. 2025, arXiv:2507.18071 (GSPO, GSPO-token); Ahmadian et al. 2024,
