@@ -166,7 +166,8 @@ class trl:
 
     def __init__(self, folder):
         self.f = borrow(folder, "trl/trainer/utils.py",
-                        ["selective_log_softmax", "entropy_from_logits"])
+                        ["selective_log_softmax", "entropy_from_logits"],
+                        is_triton_available=lambda: False)  # the tensors are the CPU's
         try:
             self.ppo = borrow(folder, "trl/experimental/ppo/ppo_trainer.py",
                               ["masked_mean", "masked_var", "masked_whiten"])
