@@ -292,12 +292,13 @@ TEST_CASE("kl_estimate: a broken contract names itself and writes nothing") {
     return m;
   };
   CHECK(broken({.log_prob = v}, {.over = over}) ==
-        "kl_estimate: ref_log_prob: expected a tensor: this input is required");
+        "kl_estimate: ref_log_prob: expected a tensor: this input is required, received none");
   CHECK(broken({.log_prob = v, .ref_log_prob = v},
                {.weighting = kl_weighting::ratio, .over = over}) ==
-        "kl_estimate: old_log_prob: expected a tensor: this input is required");
+        "kl_estimate: old_log_prob: expected a tensor: this input is required, received none");
   CHECK(broken({.log_prob = v, .old_log_prob = v, .ref_log_prob = v}, {.over = over}) ==
-        "kl_estimate: old_log_prob: expected to be left out: this call does not use it");
+        "kl_estimate: old_log_prob: expected to be left out: this call does not use it, received "
+        "one");
   CHECK(broken({.log_prob = v, .ref_log_prob = v}, {.output_clamp = -1, .over = over})
             .find("output_clamp") != std::string::npos);
   CHECK(broken({.log_prob = v, .ref_log_prob = v}, {.over = aggregation::group_mean_token_mean(1)})

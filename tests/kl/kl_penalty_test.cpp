@@ -225,11 +225,12 @@ TEST_CASE("kl_penalty: a broken contract names itself and writes nothing") {
   CHECK(broken({.log_prob = v, .ref_log_prob = v}, {.coefficient = -0.1}) ==
         "kl_penalty: coefficient: expected a number that is finite and >= 0, received -0.1");
   CHECK(broken({.log_prob = v}, {}) ==
-        "kl_penalty: ref_log_prob: expected a tensor: this input is required");
+        "kl_penalty: ref_log_prob: expected a tensor: this input is required, received none");
   CHECK(broken({.log_prob = v, .ref_log_prob = v, .score = three}, {}) ==
         "kl_penalty: score: expected shape [2], received [3]");
-  CHECK(broken({.log_prob = v, .ref_log_prob = v, .score = score, .score_index = index_}, {}) ==
-        "kl_penalty: score_index: expected to be left out: this call does not use it");
+  CHECK(
+      broken({.log_prob = v, .ref_log_prob = v, .score = score, .score_index = index_}, {}) ==
+      "kl_penalty: score_index: expected to be left out: this call does not use it, received one");
   CHECK(broken({.log_prob = v, .ref_log_prob = v, .score = score},
                {.score_at = score_position::by_index})
             .find("score_index") != std::string::npos);

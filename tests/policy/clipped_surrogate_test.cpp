@@ -185,9 +185,9 @@ TEST_CASE("clipped_surrogate_loss: NaN in a counted token is seen, and dropped o
   CHECK(r.nonfinite == 1);
   CHECK(gradient[0][0] == 0);
   gradient[0][0] = 7;
-  CHECK(
-      message_of([&] { call(nonfinite_policy::error); }) ==
-      "clipped_surrogate_loss: inputs: expected finite values in every counted token, received 1");
+  CHECK(message_of([&] { call(nonfinite_policy::error); }) ==
+        "clipped_surrogate_loss: inputs: expected finite values in every counted token, "
+        "received 1 that is not");
   CHECK(gradient[0][0] == 7);
 }
 
@@ -242,22 +242,29 @@ TEST_CASE_TEMPLATE("clipped_surrogate_loss: contracts name function, argument an
       for (std::ptrdiff_t j = 0; j < 3; ++j) CHECK(gradient(i, j) == 7);
   };
   using batch = rlhf::policy_batch<double>;
-  check("clipped_surrogate_loss: log_prob: expected a tensor: this input is required",
-        batch{.old_log_prob = x.tensor()}, {.over = over});
-  check("clipped_surrogate_loss: old_log_prob: expected a tensor: this input is required",
-        batch{.log_prob = x.tensor(), .advantage = x.tensor()}, {.over = over});
+  check(
+      "clipped_surrogate_loss: log_prob: expected a tensor: this input is required, received none",
+      batch{.old_log_prob = x.tensor()}, {.over = over});
+  check(
+      "clipped_surrogate_loss: old_log_prob: expected a tensor: this input is required, received "
+      "none",
+      batch{.log_prob = x.tensor(), .advantage = x.tensor()}, {.over = over});
   check("clipped_surrogate_loss: advantage: expected shape [2, 3], or shape [2], received [2, 2]",
         batch{.log_prob = x.tensor(), .old_log_prob = x.tensor(), .advantage = narrow.tensor()},
         {.over = over});
-  check("clipped_surrogate_loss: ref_log_prob: expected to be left out: this call does not use it",
-        batch{.log_prob = x.tensor(),
-              .old_log_prob = x.tensor(),
-              .ref_log_prob = x.tensor(),
-              .advantage = x.tensor()},
-        {.over = over});
-  check("clipped_surrogate_loss: ref_log_prob: expected a tensor: this input is required",
-        batch{.log_prob = x.tensor(), .old_log_prob = x.tensor(), .advantage = x.tensor()},
-        {.over = over, .kl = {.coefficient = 0.1}});
+  check(
+      "clipped_surrogate_loss: ref_log_prob: expected to be left out: this call does not use it, "
+      "received one",
+      batch{.log_prob = x.tensor(),
+            .old_log_prob = x.tensor(),
+            .ref_log_prob = x.tensor(),
+            .advantage = x.tensor()},
+      {.over = over});
+  check(
+      "clipped_surrogate_loss: ref_log_prob: expected a tensor: this input is required, received "
+      "none",
+      batch{.log_prob = x.tensor(), .old_log_prob = x.tensor(), .advantage = x.tensor()},
+      {.over = over, .kl = {.coefficient = 0.1}});
   const batch good{.log_prob = x.tensor(), .old_log_prob = x.tensor(), .advantage = x.tensor()};
   check("clipped_surrogate_loss: clip_low: expected >= 0, received -0.1", good,
         {.clip_low = -0.1, .over = over});
@@ -267,8 +274,8 @@ TEST_CASE_TEMPLATE("clipped_surrogate_loss: contracts name function, argument an
         {.dual_clip = 1, .over = over});
   check("clipped_surrogate_loss: over: expected a count that is finite and > 0, received -6", good,
         {.over = aggregation::token_mean(-6)});
-  check("clipped_surrogate_loss: over: expected a count > 0, because tokens count", good,
-        {.over = aggregation::token_mean(0)});
+  check("clipped_surrogate_loss: over: expected a count > 0, because tokens count, received 0",
+        good, {.over = aggregation::token_mean(0)});
   check(
       "clipped_surrogate_loss: kl.coefficient: expected a number that is finite and >= 0, "
       "received inf",

@@ -68,10 +68,12 @@ TEST_CASE(
       {.d_log_prob = gradient}, {.over = aggregation::token_sum()});
   CHECK(r.loss == 4);
   CHECK(gradient[0][0] == 2);
-  CHECK(message_of([&] {
-          policy_loss<float>(behaviour_difference{}, {.log_prob = log_prob, .advantage = advantage},
-                             {}, {.over = aggregation::token_sum()});
-        }) == "policy_loss: behaviour_log_prob: expected a tensor: this input is required");
+  CHECK(
+      message_of([&] {
+        policy_loss<float>(behaviour_difference{}, {.log_prob = log_prob, .advantage = advantage},
+                           {}, {.over = aggregation::token_sum()});
+      }) ==
+      "policy_loss: behaviour_log_prob: expected a tensor: this input is required, received none");
 }
 
 TEST_CASE("policy_loss: a value-only clipped surrogate equals the built-in one") {
@@ -257,7 +259,8 @@ TEST_CASE("policy_loss: a term that is off brings no fields with it") {
               {.over = aggregation::token_sum(),
                .kl = {.over = aggregation::group_mean_token_mean(1)}});
         }) ==
-        "clipped_surrogate_loss: group_id: expected to be left out: this call does not use it");
+        "clipped_surrogate_loss: group_id: expected to be left out: this call does not use it, "
+        "received one");
 }
 
 TEST_CASE("policy_loss: saturated counts tokens, not weights, and the KL term's bound as well") {

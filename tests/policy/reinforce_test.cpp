@@ -81,11 +81,13 @@ TEST_CASE("reinforce_loss: contracts") {
   CHECK(message_of([&] {
           reinforce_loss<double>({.log_prob = x}, {.d_log_prob = d},
                                  {.over = aggregation::token_sum()});
-        }) == "reinforce_loss: advantage: expected a tensor: this input is required");
+        }) ==
+        "reinforce_loss: advantage: expected a tensor: this input is required, received none");
   CHECK(message_of([&] {
           reinforce_loss<double>({.log_prob = x, .behaviour_log_prob = x, .advantage = x},
                                  {.d_log_prob = d}, {.over = aggregation::token_sum()});
         }) ==
-        "reinforce_loss: behaviour_log_prob: expected to be left out: this call does not use it");
+        "reinforce_loss: behaviour_log_prob: expected to be left out: this call does not use it, "
+        "received one");
   CHECK(d[0][0] == 7);
 }

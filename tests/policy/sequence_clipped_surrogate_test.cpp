@@ -199,7 +199,8 @@ TEST_CASE("sequence_clipped_surrogate_loss: contracts") {
           sequence_clipped_surrogate_loss<double>(batch, {.d_log_prob = d},
                                                   {.over = aggregation::turn_mean(rlhf::local)});
         }) ==
-        "sequence_clipped_surrogate_loss: over: expected an aggregation other than turn_mean");
+        "sequence_clipped_surrogate_loss: over: expected an aggregation other than turn_mean, "
+        "received turn_mean");
   CHECK(message_of([&] {
           sequence_clipped_surrogate_loss<double>(
               batch, {.d_log_prob = d}, {.clip_high = -1, .over = aggregation::token_sum()});

@@ -230,14 +230,16 @@ TEST_CASE("dpo_loss: contracts") {
         {.variant = dpo_variant::robust, .label_smoothing = 0.5, .over = over});
   check("dpo_loss: label_smoothing: expected in [0, 0.5], received 0.6", good,
         {.variant = dpo_variant::conservative, .label_smoothing = 0.6, .over = over});
-  check("dpo_loss: ref_chosen_log_prob: expected to be left out: this call does not use it", good,
-        {.reference_free = true, .over = over});
-  check("dpo_loss: ref_chosen_log_prob: expected a tensor: this input is required",
+  check(
+      "dpo_loss: ref_chosen_log_prob: expected to be left out: this call does not use it, received "
+      "one",
+      good, {.reference_free = true, .over = over});
+  check("dpo_loss: ref_chosen_log_prob: expected a tensor: this input is required, received none",
         {.chosen_log_prob = x, .rejected_log_prob = x}, {.over = over});
   check("dpo_loss: rejected_log_prob: expected shape [2], received [3]",
         {.chosen_log_prob = x, .rejected_log_prob = y}, {.reference_free = true, .over = over});
-  check("dpo_loss: length_normalised: expected false: whole answers have no length", good,
-        {.length_normalised = true, .over = over});
+  check("dpo_loss: length_normalised: expected false: whole answers have no length, received true",
+        good, {.length_normalised = true, .over = over});
   CHECK(message_of([&] {
           dpo_loss<double>({.chosen_log_prob = tokens, .rejected_log_prob = more}, {},
                            {.reference_free = true, .over = over});

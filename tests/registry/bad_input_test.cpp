@@ -92,6 +92,33 @@ TEST_CASE("a normaliser that is no count is named (B35)") {
   }
 }
 
+TEST_CASE("a shape that does not fit its range is named with both") {
+  for (const entry& e : registry()) {
+    random_numbers random(75);
+    for (int v = 0; v < e.variants; ++v) {
+      const problem p = draw(e, v, 3, 4, false, random);
+      for (const form f : {form::mask_u8, form::packed}) {
+        if (f == form::packed && !e.tokens) continue;
+        const auto check = [&](const char* name) {
+          expect_refusal(e, p, f, name, "received one of ", [&](auto& a) {
+            a.bent = name;
+            a.bend = [](raw_tensor& r) {
+              rlhf::shape s;
+              s.rank = r.rank;
+              for (int k = 0; k < r.rank; ++k) s.size[k] = r.size[k];
+              std::vector<double> longer(static_cast<size>(s.elements()) + 2);
+              r = rlhf::view<double>(longer, s).raw();
+            };
+          });
+        };
+        for (const input_spec& s : e.inputs(v))
+          if (is_number(s)) check(s.name);
+        for (const output_spec& s : e.outputs(v)) check(s.name);
+      }
+    }
+  }
+}
+
 TEST_CASE("a pointer that is misaligned for its type is named (B32)") {
   const auto misalign = [](raw_tensor& r) {
     r.data = reinterpret_cast<double*>(reinterpret_cast<char*>(r.data) + 4);

@@ -330,7 +330,8 @@ TEST_CASE("bradley_terry_loss: a broken contract names itself and writes nothing
   CHECK(broken([&](auto& b, auto&) { b.rejected_reward = short_one; }, {.over = over}) ==
         "bradley_terry_loss: rejected_reward: expected shape [2], received [1]");
   CHECK(broken([&](auto& b, auto&) { b.rejected_reward = {}; }, {.over = over}) ==
-        "bradley_terry_loss: rejected_reward: expected a tensor: this input is required");
+        "bradley_terry_loss: rejected_reward: expected a tensor: this input is required, received "
+        "none");
   CHECK(broken(
             [&](auto& b, auto&) {
               b.chosen_reward = {chosen.data(), {1, 2}};

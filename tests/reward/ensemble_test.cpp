@@ -156,7 +156,7 @@ TEST_CASE("ensemble_reward: a broken contract names itself and writes nothing") 
   };
   const rlhf::view<const double> v(reward.data(), {2, 3});
   CHECK(broken({}, {.combined = combined}, {}) ==
-        "ensemble_reward: reward: expected a tensor: this input is required");
+        "ensemble_reward: reward: expected a tensor: this input is required, received none");
   CHECK(broken({.reward = reward}, {.combined = combined}, {}) ==
         "ensemble_reward: reward: expected rank 2, [members, batch], received [6]");
   CHECK(broken({.reward = v}, {.combined = two}, {}) ==

@@ -66,10 +66,12 @@ TEST_CASE("aggregation: groups are found by id, in any order; a group without to
 
 TEST_CASE("aggregation: group ids are required where they are used, and refused where not") {
   CHECK(message_of([] { weights(aggregation::group_mean_token_mean(rlhf::local)); }) ==
-        "reinforce_loss: group_id: expected a tensor: this input is required");
-  CHECK(message_of([] {
-          weights(aggregation::token_sum(), {1, 1, 1, 1});
-        }) == "reinforce_loss: group_id: expected to be left out: this call does not use it");
+        "reinforce_loss: group_id: expected a tensor: this input is required, received none");
+  CHECK(
+      message_of([] {
+        weights(aggregation::token_sum(), {1, 1, 1, 1});
+      }) ==
+      "reinforce_loss: group_id: expected to be left out: this call does not use it, received one");
   CHECK(message_of([] {
           weights(aggregation::group_mean_token_mean(rlhf::local), {1, 1});
         }) == "reinforce_loss: group_id: expected shape [4], received [2]");

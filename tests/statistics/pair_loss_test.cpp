@@ -90,11 +90,14 @@ TEST_CASE("pair_loss: a reference is given exactly when the formula uses one") {
           pair_loss<double>(hinge{},
                             {.chosen_score = x, .rejected_score = x, .ref_chosen_score = x}, {},
                             {.over = over});
-        }) == "pair_loss: ref_chosen_score: expected to be left out: this call does not use it");
+        }) ==
+        "pair_loss: ref_chosen_score: expected to be left out: this call does not use it, received "
+        "one");
   CHECK(message_of([&] {
           pair_loss<double>(identity_preference{}, {.chosen_score = x, .rejected_score = x}, {},
                             {.over = over});
-        }) == "pair_loss: ref_chosen_score: expected a tensor: this input is required");
+        }) ==
+        "pair_loss: ref_chosen_score: expected a tensor: this input is required, received none");
 }
 
 TEST_CASE("pair_loss: with a workspace of the size the dry run names, nothing else is needed") {
@@ -170,10 +173,11 @@ TEST_CASE(
   const rlhf::view<double> into(wide.data() + 2, {rlhf::index{2}}, {rlhf::index{1}});
   CHECK(broken({.chosen_score = x, .rejected_score = odd}, {.d_chosen_score = even}).empty());
   CHECK(broken({.chosen_score = odd, .rejected_score = y}, {.d_chosen_score = d, .pair_loss = d})
-            .find("pair_loss: pair_loss: expected memory of its own, but it overlaps "
+            .find("pair_loss: pair_loss: expected memory of its own, received memory that overlaps "
                   "d_chosen_score") == 0);
   CHECK(broken({.chosen_score = x, .rejected_score = y}, {.d_rejected_score = x})
-            .find("pair_loss: d_rejected_score: expected memory of its own, but it overlaps "
+            .find("pair_loss: d_rejected_score: expected memory of its own, received memory that "
+                  "overlaps "
                   "chosen_score") == 0);
   CHECK(broken({.chosen_score = x, .rejected_score = y}, {.d_chosen_score = into})
             .find("pair_loss: d_chosen_score: expected shape [3], received [2]") == 0);

@@ -3,6 +3,8 @@
 // One test body, every host backend: a TEST_CASE_TEMPLATE over RLHF_TEST_BACKENDS makes its tensors
 // through B and hands them to the library as that backend's own types.
 
+#include <doctest/doctest.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <initializer_list>
@@ -154,13 +156,25 @@ auto flags(std::initializer_list<std::initializer_list<std::uint8_t>> values) {
   return rows<B, std::uint8_t>(values);
 }
 
-/// A message of a broken contract, or "" where none is broken.
+/// "function: argument: expected ..., received ...", with something in each place.
+inline bool has_four_parts(const std::string& message) {
+  const auto argument = message.find(": ");
+  const auto expected = message.find(": expected "), received = message.rfind(", received ");
+  return argument != 0 && argument < expected && expected != std::string::npos &&
+         received != std::string::npos && expected + 11 < received &&
+         received + 11 < message.size() && message.size() < 319;  // a longer one has been cut
+}
+
+/// A message of a broken contract, or "" where none is broken. Every message is asked for its parts.
 template <class Call>
 std::string message_of(const Call& call) {
   try {
     call();
   } catch (const rlhf::contract_violation& e) {
-    return e.what();
+    const std::string said = e.what();
+    CAPTURE(said);
+    CHECK(has_four_parts(said));
+    return said;
   }
   return "";
 }

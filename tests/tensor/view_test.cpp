@@ -7,8 +7,12 @@
 #include <vector>
 
 #include "rlhf/distribution/token_log_prob.hpp"
+#include "rlhf/kl/kl_penalty.hpp"
 #include "rlhf/policy/clipped_surrogate.hpp"
 #include "rlhf/policy/reinforce.hpp"
+#include "rlhf/reward/bradley_terry.hpp"
+#include "rlhf/reward/ensemble.hpp"
+#include "rlhf/statistics/masked_mean.hpp"
 #include "tests/support/backends.hpp"
 
 using namespace rlhf_test;
@@ -32,17 +36,87 @@ TEST_CASE("view: what a field takes, and the shape it sees") {
 }
 
 TEST_CASE("view: a shape that does not fit its range, and strides that do not fit their shape") {
-  std::vector<float> v(6);
-  CHECK(message_of([&] {
-          rlhf::view<float>(v, {2, 4});
-        }).find("received [2, 4]") != std::string::npos);
+  // The view has no name for itself: the call that is given it says which field it is.
+  std::vector<float> v(6), none;
+  float matrix[2][3] = {};
+  const auto said = [](const rlhf::view<float>& x) {
+    return message_of([&] {
+      rlhf::reinforce_loss<float>({.log_prob = x, .advantage = x}, {},
+                                  {.over = aggregation::token_sum()});
+    });
+  };
+  CHECK(said({v, {2, 3}}) == "");
+  CHECK(said({v, {2, 4}}) ==
+        "reinforce_loss: log_prob: expected a range of 8 elements for its shape [2, 4], received "
+        "one of 6");
+  CHECK(said({v, {0, 3}}) ==
+        "reinforce_loss: log_prob: expected a range of 0 elements for its shape [0, 3], received "
+        "one of 6");
   // a product that wraps around to 0 is not the length of an empty vector
-  std::vector<float> none;
+  CHECK(said({none, {std::ptrdiff_t{1} << 40, std::ptrdiff_t{1} << 40}}) ==
+        "reinforce_loss: log_prob: expected a number of elements that fits 63 bits, received "
+        "[1099511627776, 1099511627776]");
+  CHECK(said({v, {}}) ==
+        "reinforce_loss: log_prob: expected rank 2, [batch, time]; rank 1 needs .layout = "
+        "packed(offsets), received [0]");
+  CHECK(said({matrix, {2, 3}}) ==
+        "reinforce_loss: log_prob: expected a contiguous range of rank 1 before a shape, received "
+        "rank 2");
+  const rlhf::view<float> every_other(v.data(), rlhf::shape(3), rlhf::shape(2));
+  CHECK(said({every_other, {1, 3}}) ==
+        "reinforce_loss: log_prob: expected a contiguous range of rank 1 before a shape, received "
+        "one with gaps");
+  CHECK(said({v.data(), rlhf::shape(2, 3), rlhf::shape(3)}) ==
+        "reinforce_loss: log_prob: expected a stride for each extent of [2, 3], received 1");
+}
+
+TEST_CASE("view: the same of masks, ids, labels, lengths, and rank-1 and transposed tensors") {
+  const float x[2][2] = {{-1, -1}, {-1, -1}}, advantage[2] = {1, 1};
+  const std::vector<std::uint8_t> flags(3);
+  const std::vector<std::int64_t> ids(3);
+  std::vector<float> v(6);
+  const auto over = aggregation::group_mean_token_mean(1);
+  const auto said = [&](rlhf::mask_view<> mask, rlhf::sequence_layout<> layout,
+                        rlhf::index_view<> id) {
+    return message_of([&] {
+      rlhf::reinforce_loss<float>(
+          {.log_prob = x, .advantage = advantage, .group_id = id, .mask = mask, .layout = layout},
+          {}, {.over = over});
+    });
+  };
+  CHECK(said({flags, {2, 2}}, {}, ids) ==
+        "reinforce_loss: mask: expected a range of 4 elements for its shape [2, 2], received one "
+        "of 3");
+  CHECK(said({flags.data(), {2, 2}, {2}}, {}, ids) ==
+        "reinforce_loss: mask: expected a stride for each extent of [2, 2], received 1");
+  CHECK(said({}, {}, {ids, {2}}) ==
+        "reinforce_loss: group_id: expected a range of 2 elements for its shape [2], received one "
+        "of 3");
+  CHECK(said({}, {rlhf::arrangement::lengths, {ids, {2}}}, ids) ==
+        "reinforce_loss: layout: lengths: expected a range of 2 elements for its shape [2], "
+        "received one of 3");
   CHECK(message_of([&] {
-          rlhf::view<float>(none, {std::ptrdiff_t{1} << 40, std::ptrdiff_t{1} << 40});
-        }) != "");
-  CHECK(message_of([&] { rlhf::view<float>(v.data(), rlhf::shape(2, 3), rlhf::shape(3)); }) ==
-        "view: strides: expected as many as there are extents, received [3]");
+          rlhf::token_log_prob<float>({.logits = {v, {2, 3}}, .label = {ids, {2}}}, {});
+        }) ==
+        "token_log_prob: label: expected a range of 2 elements for its shape [2], received one of "
+        "3");
+  CHECK(message_of([&] {
+          rlhf::masked_mean<float>({.value = {v, {5}}});
+        }) ==
+        "masked_mean: value: expected a range of 5 elements for its shape [1, 5], received one of "
+        "6");
+  CHECK(message_of([&] {
+          rlhf::ensemble_reward<float>({.reward = {v, {2, 4}}}, {},
+                                       {.combine = rlhf::ensemble::mean});
+        }) ==
+        "ensemble_reward: reward: expected a range of 8 elements for its shape [2, 4], received "
+        "one of 6");
+  CHECK(message_of([&] {
+          rlhf::bradley_terry_loss<float>({.chosen_reward = {v, {1}}, .rejected_reward = {v, {1}}},
+                                          {}, {.over = rlhf::reduction::sum()});
+        }) ==
+        "bradley_terry_loss: chosen_reward: expected a range of 1 element for its shape [1], "
+        "received one of 6");
 }
 
 TEST_CASE("view: extents whose product or scratch memory does not fit are refused") {
@@ -60,7 +134,8 @@ TEST_CASE("view: extents whose product or scratch memory does not fit are refuse
   const auto wide = std::ptrdiff_t{1} << 61;
   CHECK(call({&x, {std::ptrdiff_t{1}, wide}, {std::ptrdiff_t{0}, std::ptrdiff_t{0}}},
              rlhf::nonfinite_policy::drop_token) ==
-        "reinforce_loss: workspace: expected a batch whose scratch memory fits the address space");
+        "reinforce_loss: workspace: expected a batch whose scratch memory fits the address space, "
+        "received one that does not");
 }
 
 TEST_CASE(
@@ -101,16 +176,52 @@ TEST_CASE("view: lengths, ids and masks need memory and alignment like any tenso
   const int* const nothing = nullptr;
   CHECK(call({}, {}, {nothing, {2}}, by_group).find("its pointer is null") != std::string::npos);
   const auto* const odd = reinterpret_cast<const std::int64_t*>(bytes + 1);
-  CHECK(call({}, rlhf::lengths(odd, {2}), {}, sum) ==
-        "reinforce_loss: layout: lengths: expected a pointer aligned for its element type");
-  CHECK(call({reinterpret_cast<const float*>(bytes + 2), {2, 2}}, {}, {}, sum) ==
-        "reinforce_loss: mask: expected a pointer aligned for its element type");
+  CHECK(
+      call({}, rlhf::lengths(odd, {2}), {}, sum) ==
+      "reinforce_loss: layout: lengths: expected a pointer aligned for its element type, received "
+      "one 1 byte beyond a multiple of 8");
+  CHECK(
+      call({reinterpret_cast<const float*>(bytes + 2), {2, 2}}, {}, {}, sum) ==
+      "reinforce_loss: mask: expected a pointer aligned for its element type, received one 2 bytes "
+      "beyond a multiple of 4");
 }
 
 TEST_CASE("view: a device_scalar without an address is refused") {
-  CHECK(message_of([] { (void)rlhf::coefficient(rlhf::device_scalar{nullptr}); }) ==
-        "device_scalar: value: expected an address, not null");
-  CHECK(message_of([] { (void)aggregation::token_mean(rlhf::device_scalar{nullptr}); }) != "");
+  const float x[2][2] = {{-1, -1}, {-1, -1}}, advantage[2] = {1, 1};
+  const rlhf::device_scalar none{nullptr};
+  const auto said = [&](const rlhf::policy_output<float>& output,
+                        const rlhf::reinforce_config& config) {
+    return message_of([&] {
+      rlhf::reinforce_loss<float>(
+          {.log_prob = x, .ref_log_prob = x, .entropy = x, .advantage = advantage}, output, config);
+    });
+  };
+  const std::string rest = ": expected an address in its device_scalar, received null";
+  const auto sum = aggregation::token_sum();
+  const rlhf::kl_term kl{.coefficient = 1};
+  CHECK(said({}, {.over = sum, .kl = kl}) == "");
+  CHECK(said({.upstream = none}, {.over = sum, .kl = kl}) == "reinforce_loss: upstream" + rest);
+  CHECK(said({}, {.over = aggregation::token_mean(none), .kl = kl}) ==
+        "reinforce_loss: over" + rest);
+  CHECK(said({}, {.over = sum, .kl = {.coefficient = none}}) ==
+        "reinforce_loss: kl.coefficient" + rest);
+  CHECK(said({}, {.over = sum, .kl = kl, .entropy = {.coefficient = none}}) ==
+        "reinforce_loss: entropy.coefficient" + rest);
+  CHECK(message_of([&] {
+          rlhf::kl_penalty<float>({.log_prob = x, .ref_log_prob = x}, {}, {.coefficient = none});
+        }) == "kl_penalty: coefficient" + rest);
+  CHECK(message_of([&] { rlhf::masked_mean<float>({.value = advantage}, {.upstream = none}); }) ==
+        "masked_mean: upstream" + rest);
+  CHECK(message_of([&] {
+          rlhf::bradley_terry_loss<float>(
+              {.chosen_reward = advantage, .rejected_reward = advantage}, {.upstream = none},
+              {.over = rlhf::reduction::sum()});
+        }) == "bradley_terry_loss: upstream" + rest);
+  std::vector<float> rewards(4);
+  CHECK(message_of([&] {
+          rlhf::ensemble_reward<float>({.reward = {rewards, {2, 2}}}, {.upstream = none},
+                                       {.combine = rlhf::ensemble::mean});
+        }) == "ensemble_reward: upstream" + rest);
 }
 
 TEST_CASE("add_to: takes a pointer or a range with its shape") {

@@ -4,6 +4,8 @@
 #include "rlhf/distribution/token_log_prob.hpp"
 #include "rlhf/kl/kl_penalty.hpp"
 #include "rlhf/policy/clipped_surrogate.hpp"
+#include "rlhf/preference/dpo.hpp"
+#include "rlhf/reward/bradley_terry.hpp"
 #include "tests/thrust/batch.hpp"
 
 namespace thrust_test {
@@ -53,7 +55,9 @@ TEST_CASE("device: a length that does not fit is an empty row, and get() says so
   const thrust::device_vector<std::int32_t> length(std::vector<std::int32_t>{2, 5, -1});
   const auto pending = batch.call(rlhf::lengths(length));
   CHECK(refusal_of(pending) ==
-        "clipped_surrogate_loss: layout: lengths: expected 0 <= length <= columns, received 2");
+        "clipped_surrogate_loss: layout: lengths: expected 0 <= length <= columns, received 2 that "
+        "are "
+        "not");
   // -A / 2 tokens in the good row, +0 everywhere else
   const thrust::host_vector<float> gradient = batch.gradient;
   CHECK(gradient == std::vector<float>{-0.5f, -0.5f, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0});
@@ -87,11 +91,50 @@ TEST_CASE("device: weights that are no weights, and a forgotten count") {
   zeros_on_device batch(rlhf::shape(1, 4), 1);
   const float bad[] = {1, -2, INFINITY, NAN};
   const thrust::device_vector<float> weight(bad, bad + 4);
-  CHECK(refusal_of(batch.call({}, {weight, rlhf::shape(1, 4)})) ==
-        "clipped_surrogate_loss: mask: expected weights of 0, or from 1e-30 to 1e30, received 3");
+  CHECK(
+      refusal_of(batch.call({}, {weight, rlhf::shape(1, 4)})) ==
+      "clipped_surrogate_loss: mask: expected weights of 0, or from 1e-30 to 1e30, received 3 that "
+      "are not");
   CHECK(refusal_of(batch.call({}, {}, rlhf::aggregation::token_mean(0))) ==
-        "clipped_surrogate_loss: over: expected a count > 0, because tokens count");
+        "clipped_surrogate_loss: over: expected a count > 0, because tokens count, received 0");
   CHECK(refusal_of(batch.call({})) == "");
+}
+
+TEST_CASE("device: weights and lengths of pairs go by the names of their fields") {
+  device_place place;
+  const float bad[] = {1, -2};
+  const thrust::device_vector<float> weight(bad, bad + 2), two(2, 0.0f), tokens(6, 0.0f);
+  const thrust::device_vector<std::int32_t> length(std::vector<std::int32_t>{2, 5});
+  const auto over = rlhf::reduction::mean(rlhf::local);
+  const rlhf::shape shape(2, 3);
+  CHECK(refusal_of(rlhf::bradley_terry_loss<float>(
+            {.chosen_reward = two, .rejected_reward = two, .weight = weight}, {}, {.over = over},
+            place.exec)) ==
+        "bradley_terry_loss: weight: expected weights of 0, or from 1e-30 to 1e30, received 1 that "
+        "is not");
+  const auto dpo = [&](rlhf::mask_view<rlhf::device_space> chosen,
+                       rlhf::mask_view<rlhf::device_space> rejected,
+                       rlhf::sequence_layout<rlhf::device_space> layout,
+                       rlhf::mask_view<rlhf::device_space> pairs) {
+    return refusal_of(rlhf::dpo_loss<float>({.chosen_log_prob = {tokens, shape},
+                                             .rejected_log_prob = {tokens, shape},
+                                             .weight = pairs,
+                                             .chosen_mask = chosen,
+                                             .rejected_mask = rejected,
+                                             .rejected_layout = layout},
+                                            {}, {.reference_free = true, .over = over},
+                                            place.exec));
+  };
+  const thrust::device_vector<float> negative(6, -1.0f);
+  const std::string rest =
+      ": expected weights of 0, or from 1e-30 to 1e30, received 6 that are not";
+  CHECK(dpo({negative, shape}, {}, {}, {}) == "dpo_loss: chosen_mask" + rest);
+  CHECK(dpo({}, {negative, shape}, {}, {}) == "dpo_loss: rejected_mask" + rest);
+  CHECK(dpo({}, {}, rlhf::lengths(length), {}) ==
+        "dpo_loss: rejected_layout: lengths: expected 0 <= length <= columns, received 1 that is "
+        "not");
+  CHECK(dpo({}, {}, {}, weight) ==
+        "dpo_loss: weight: expected weights of 0, or from 1e-30 to 1e30, received 1 that is not");
 }
 
 TEST_CASE("device: a scan over offsets that do not fit comes back, and get() says so") {
@@ -118,7 +161,8 @@ TEST_CASE("device: a label that is no class reads nothing, and get() says so") {
       rlhf::token_log_prob<float>({.logits = {logits, rlhf::shape(2, 3)}, .label = label},
                                   {.log_prob = log_prob}, {}, place.exec);
   CHECK(refusal_of(pending) ==
-        "token_log_prob: label: expected 0 <= label < classes, or ignore_index, received 1");
+        "token_log_prob: label: expected 0 <= label < classes, or ignore_index, received 1 that is "
+        "not");
   const thrust::host_vector<float> to = log_prob;
   CHECK(to[0] == doctest::Approx(-std::log(3.0)));  // three equal logits
   CHECK(to[1] == 0);
@@ -145,7 +189,8 @@ TEST_CASE("device: weights of rows of logits that are no weights, and get() says
                                          {.log_prob = {log_prob, each}}, {}, place.exec);
     };
     CHECK(refusal_of(call(some)) ==
-          "token_log_prob: mask: expected weights of 0, or from 1e-30 to 1e30, received 4");
+          "token_log_prob: mask: expected weights of 0, or from 1e-30 to 1e30, received 4 that "
+          "are not");
     const thrust::host_vector<float> to = log_prob;
     CHECK(to[0] == doctest::Approx(-std::log(3.0)));  // three equal logits
     for (std::size_t k = 1; k < 6; ++k) CHECK(to[k] == 0);
@@ -169,7 +214,7 @@ TEST_CASE("device: a score at no column of its row is left out, and get() says s
   };
   const thrust::device_vector<std::int64_t> some(std::vector<std::int64_t>{1, 2, -1});
   CHECK(refusal_of(call(some)) ==
-        "kl_penalty: score_index: expected a column of its row, received 2");
+        "kl_penalty: score_index: expected a column of its row, received 2 that are not");
   const thrust::host_vector<float> to = reward;
   const float expected[] = {0, 5, 0, 0, 0, 0, 7};  // the score in the row whose column is one
   for (std::size_t k = 0; k < 7; ++k) CHECK(to[k] == expected[k]);

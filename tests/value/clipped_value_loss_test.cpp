@@ -271,9 +271,10 @@ TEST_CASE("clipped_value_loss: a broken contract names itself and writes nothing
   CHECK(broken({.value = v, .old_value = v, .returns = v}, {.clip = not_a_number, .over = over})
             .find("clip") != std::string::npos);
   CHECK(broken({.value = v, .returns = v}, {.over = over}) ==
-        "clipped_value_loss: old_value: expected a tensor: this input is required");
+        "clipped_value_loss: old_value: expected a tensor: this input is required, received none");
   CHECK(broken({.value = v, .old_value = v, .returns = v}, {.clip = 0, .over = over}) ==
-        "clipped_value_loss: old_value: expected to be left out: this call does not use it");
+        "clipped_value_loss: old_value: expected to be left out: this call does not use it, "
+        "received one");
   CHECK(broken({.value = v, .old_value = v, .returns = {x.data(), {2, 1}}}, {.over = over}) ==
         "clipped_value_loss: returns: expected shape [1, 2], received [2, 1]");
   CHECK(broken({.value = v, .old_value = v, .returns = v}, {.over = aggregation::token_mean(0)})

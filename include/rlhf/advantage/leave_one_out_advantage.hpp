@@ -84,7 +84,7 @@ result_of<Exec, leave_one_out_advantage_result> leave_one_out_advantage(
   const char* const function = "leave_one_out_advantage";
   detail::sample_binder<space_of<Exec>> bind(function, "reward", batch.reward);
   if (output.deviation) [[unlikely]]
-    detail::fail(function, "deviation", "to be left out: this call does not use it");
+    detail::fail(function, "deviation", "to be left out: this call does not use it", "one");
   const detail::leave_one_out_kernel<T> kernel{
       bind.read("reward", batch.reward), bind.written("advantage", output.advantage),
       bind.written("baseline", output.baseline), config.single};

@@ -126,8 +126,8 @@ class sample_binder {
     for (int k = 0; k < count_; ++k)
       if ((written || written_[k]) && overlap(bytes, seen_[k])) [[unlikely]] {
         sentence s;
-        s.add("memory of its own, but it overlaps ").add(name_[k]);
-        fail(function_, name, s.c_str());
+        s.add("memory that overlaps ").add(name_[k]);
+        fail(function_, name, "memory of its own", s.c_str());
       }
     seen_[count_] = bytes, name_[count_] = name, written_[count_] = written;
     ++count_;
@@ -138,7 +138,7 @@ class sample_binder {
   sample_binder(const char* function, const char* name, const view<const T, Space>& leading)
       : function_(function), samples_(leading.size(0)) {
     if (!leading) [[unlikely]]
-      fail(function, name, "a tensor: this input is required");
+      fail(function, name, "a tensor: this input is required", "none");
     if (leading.rank() != 1) [[unlikely]]
       fail_shape(function, name, "rank 1, one number per sample", leading.shape());
   }

@@ -21,7 +21,7 @@ namespace rlhf::inline RLHF_COMPUTE::detail {
 inline void check_holes(const char* function, hole_mode holes, hole_reward reward) {
   if (holes == hole_mode::count && reward == hole_reward::to_previous)
     fail(function, "reward_at_hole",
-         "drop with hole_mode::count, which reads them at their own step");
+         "drop with hole_mode::count, which reads them at their own step", "to_previous");
 }
 
 /// Rewards of one row with those at holes moved to a valid token.
@@ -100,8 +100,7 @@ RLHF_NOINLINE void refuse_cuts(Run& run, const token_domain<Space>& domain,
                count_cuts<Space>{domain, terminated, truncated, last_is_given, per_row});
   run.for_each(1, add_rows{per_row, domain.rows, total});
   run.refuse(total, "next_value",
-             "a tensor, because tokens are truncated with another valid token after them, or "
-             "without a bootstrap_value");
+             "a tensor, or truncated tokens that are last in their row and have a bootstrap_value");
 }
 
 /// What every estimator over time is given, besides inputs and outputs of its own.

@@ -85,12 +85,12 @@ class host_run {
     all.write(counts);
   }
 
-  /// A contract violation that only the data can show: *count must be 0; what is below 0 is no
-  /// count and not said.
+  /// A contract violation that only the data can show: *count of it must be 0; below 0 it is not of
+  /// things that are wrong, but a number that must not be 0.
   void refuse(const double* count, const char* argument, const char* expected) {
     if (arena_.dry() || *count == 0) return;
-    if (*count < 0) detail::fail(function(), argument, expected);
-    detail::fail(function(), argument, expected, *count);
+    if (*count < 0) detail::fail(function(), argument, expected, index{0});
+    detail::fail_count(function(), argument, expected, *count);
   }
 
   /// See primitive/map_reduce.hpp. Writes the figures in the order of sums_of<K>.

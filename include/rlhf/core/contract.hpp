@@ -117,13 +117,7 @@ inline namespace RLHF_CHECKS {
 #endif
 }
 
-[[noreturn, gnu::noinline, gnu::cold]] inline void fail(const char* function, const char* argument,
-                                                        const char* expected) {
-  sentence s;
-  s.add(function).add(": ").add(argument).add(": expected ").add(expected);
-  report(s.c_str());
-}
-
+/// All four parts are asked for, so that no message can leave one out.
 template <class Received>
 [[noreturn, gnu::noinline, gnu::cold]] void fail(const char* function, const char* argument,
                                                  const char* expected, Received received) {
@@ -131,6 +125,15 @@ template <class Received>
   s.add(function).add(": ").add(argument).add(": expected ").add(expected);
   s.add(", received ").add(received);
   report(s.c_str());
+}
+
+/// Of a requirement on data: how many broke it.
+[[noreturn, gnu::noinline, gnu::cold]] inline void fail_count(const char* function,
+                                                              const char* argument,
+                                                              const char* expected, double count) {
+  sentence s;
+  s.add(count).add(count == 1 ? " that is not" : " that are not");
+  fail(function, argument, expected, s.c_str());
 }
 
 }  // namespace RLHF_CHECKS
@@ -144,9 +147,10 @@ inline void set_contract_handler(contract_handler handler) noexcept {
 inline namespace RLHF_CHECKS {
 
 /// The check that every public call makes on the host, in every build, before its first write.
-inline void expects(bool rule, const char* function, const char* argument, const char* expected) {
+inline void expects(bool rule, const char* function, const char* argument, const char* expected,
+                    const char* received) {
   if (!rule) [[unlikely]]
-    detail::fail(function, argument, expected);
+    detail::fail(function, argument, expected, received);
 }
 inline void expects(bool rule, const char* function, const char* argument, const char* expected,
                     double received) {

@@ -16,16 +16,23 @@ struct host_space {};
 /// Memory that belongs to the device of a stream.
 struct device_space {};
 
+namespace detail {
+
+/// Stands for null, which would read as "not given", until a check names function and argument.
+inline constexpr double no_address = 0;
+
+inline void check_address(const char* function, const char* argument, const double* address) {
+  expects(address != &no_address, function, argument, "an address in its device_scalar", "null");
+}
+
+}  // namespace detail
+
 /// A number that lives in the memory of the executor and may change between enqueue and run.
 struct device_scalar {
   const double* value;
 
-  /// The address, which must be one: null would read as "not given".
-  constexpr const double* address() const {
-    if (value == nullptr) [[unlikely]]
-      detail::fail("device_scalar", "value", "an address, not null");
-    return value;
-  }
+  /// The address, which must not be null; the call it is given to checks that.
+  constexpr const double* address() const { return value == nullptr ? &detail::no_address : value; }
 };
 
 /// A factor of a config: a number, or a device_scalar that a controller may keep on the device.

@@ -156,7 +156,8 @@ inline void check_loose(const char* function, const aggregation& over, bool loos
       mode != aggregation_mode::none) [[unlikely]]
     fail(function, "over",
          "token_mean, token_sum or none, because logits [tokens, classes] have no sequences "
-         "without .layout = packed(offsets)");
+         "without .layout = packed(offsets)",
+         name_of(mode));
 }
 
 }  // namespace detail
@@ -211,8 +212,7 @@ result_of<Exec, cross_entropy_result> cross_entropy_loss(
   K kernel;
   kernel.smoothing = config.label_smoothing;
   kernel.z_loss = config.z_loss;
-  kernel.upstream = bind.tokens().either(
-      "upstream", static_cast<const signal<const T, space_of<Exec>>&>(output.upstream), T(1));
+  kernel.upstream = bind.tokens().upstream(output.upstream);
   kernel.token_loss = bind.tokens().written("token_loss", output.token_loss);
   a.mean_wanted = config.label_smoothing > 0;
   a.plain_slopes = !a.mean_wanted;

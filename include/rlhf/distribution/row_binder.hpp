@@ -64,7 +64,7 @@ class row_binder {
   static view<const L, Space> leading(const char* function, const view<const L, Space>& logits,
                                       arrangement kind) {
     if (!logits) [[unlikely]]
-      fail(function, "logits", "a tensor: this input is required");
+      fail(function, "logits", "a tensor: this input is required", "none");
     const int rank = logits.rank();
     const bool fits = kind == arrangement::packed    ? rank == 2
                       : kind == arrangement::lengths ? rank == 3
@@ -152,14 +152,10 @@ class row_binder {
     const rlhf::shape expected = logits_.rank() == 3 ? rlhf::shape(logits_.size(0), logits_.size(1))
                                                      : rlhf::shape(logits_.size(0));
     if (!label) [[unlikely]]
-      fail(function_, "label", "a tensor: this input is required");
+      fail(function_, "label", "a tensor: this input is required", "none");
     if (!(label.shape() == expected)) [[unlikely]]
       fail_shape(function_, "label", expected, label.shape());
-    index n = 1;
-    for (int k = 0; k < label.rank(); ++k) n *= label.size(k);
-    if (n > 0 && label.data() == nullptr) [[unlikely]]
-      fail_shape(function_, "label", "memory behind the tensor: its pointer is null",
-                 label.shape());
+    check_indices(function_, "label", label);
     label_ = label;
     ignore_ = ignore_index;
     if constexpr (std::same_as<Space, host_space>) {
@@ -195,9 +191,10 @@ class row_binder {
     bool same = to.data() == logits_.data();
     for (int k = 0; k < to.rank(); ++k) same = same && to.stride(k) == logits_.stride(k);
     if (same && d_logits.accumulate && to.size(0) > 0) [[unlikely]]
-      fail(function_, "d_logits", "memory of its own, because it is added to");
+      fail(function_, "d_logits", "memory of its own, because it is added to", "that of logits");
     if (!same && overlap(span_of(to), span_of(logits_)) && !side_by_side(to)) [[unlikely]]
-      fail(function_, "d_logits", "memory of its own, or exactly that of logits");
+      fail(function_, "d_logits", "memory of its own, or exactly that of logits",
+           "memory that overlaps logits");
     if (!same) tokens_.occupy("logits", bytes_of(logits_), false);
     tokens_.occupy("d_logits", bytes_of(to), true);
     a.gradient = rows_of<L>(to);

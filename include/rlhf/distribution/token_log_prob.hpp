@@ -211,7 +211,7 @@ result_of<Exec, token_log_prob_result> token_log_prob_backward(
   const char* const function = "token_log_prob_backward";
   detail::row_binder<L, space_of<Exec>> bind(function, input.logits, input.layout, input.mask);
   bind.temperature(config.temperature);
-  expects(bool(output.d_logits), function, "d_logits", "a tensor: this output is required");
+  expects(bool(output.d_logits), function, "d_logits", "a tensor: this output is required", "none");
   if (input.label || input.d_log_prob) bind.labels(input.label, config.ignore_index);
   row_arguments<L, space_of<Exec>> a = bind.arguments(config.temperature);
   bind.gradient(output.d_logits, a);

@@ -182,8 +182,7 @@ result_of<Exec, kl_estimate_result> kl_estimate(const kl_estimate_batch<T, space
   if (!ratio) bind.unused("old_log_prob", bool(batch.old_log_prob));
   const auto old = ratio ? bind.token("old_log_prob", batch.old_log_prob) : token_input<T>{};
   const auto ref = bind.token("ref_log_prob", batch.ref_log_prob);
-  const auto above =
-      bind.either("upstream", static_cast<const signal<const T, Space>&>(output.upstream), T(1));
+  const auto above = bind.upstream(output.upstream);
   const auto kl = bind.written("kl", output.kl);
   const auto d_log_prob = bind.written("d_log_prob", output.d_log_prob);
   expects(config.input_clamp >= 0, function, "input_clamp", ">= 0", config.input_clamp);

@@ -264,9 +264,7 @@ result_of<Exec, kl_penalty_result> kl_penalty(const kl_penalty_batch<T, space_of
   } else {
     bind.unused("score_index", bool(batch.score_index));
   }
-  if (config.coefficient.device == nullptr)
-    expects(config.coefficient.value >= 0 && config.coefficient.value <= 1.7976931348623157e308,
-            function, "coefficient", "a number that is finite and >= 0", config.coefficient.value);
+  detail::check_coefficient(function, "coefficient", config.coefficient);
 
   auto run = exec.begin(function);
   double* const figures = run.template allocate<double>(token_counts::size + sums_of<K>::size + 3);

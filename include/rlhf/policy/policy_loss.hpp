@@ -396,12 +396,6 @@ struct policy_kernel {
   }
 };
 
-inline void check_coefficient(const char* function, const char* argument, const coefficient& c) {
-  if (c.device == nullptr)
-    expects(c.value >= 0 && c.value <= 1.7976931348623157e308, function, argument,
-            "a number that is finite and >= 0", c.value);
-}
-
 /// The fields of a policy call, checked and bound to the tokens of one batch.
 template <scalar T, class Space>
 struct bound_policy {
@@ -440,8 +434,7 @@ bound_policy<T, Space> bind_policy(token_binder<Space>& bind, const policy_batch
   p.entropy = config.entropy.coefficient.given() && !from_logits
                   ? bind.token("entropy", batch.entropy)
                   : bind.token("entropy", batch.entropy, T(0));
-  const signal<const T, Space>& upstream = output.upstream;
-  p.above = bind.either("upstream", upstream, T(1));
+  p.above = bind.upstream(output.upstream);
   p.d_log_prob = bind.written("d_log_prob", output.d_log_prob);
   if (!batch.entropy) bind.unused("d_entropy", bool(output.d_entropy));
   p.d_entropy = bind.written("d_entropy", output.d_entropy);
@@ -469,10 +462,11 @@ bound_policy<T, Space> bind_policy(token_binder<Space>& bind, const policy_batch
     bind.unused("group_id", bool(batch.group_id));
   if (turns)
     expects(!p.with_kl && !config.entropy.coefficient.given(), function, "over",
-            "an aggregation other than turn_mean beside a KL or entropy term");
+            "an aggregation other than turn_mean beside a KL or entropy term", "turn_mean");
   check_coefficient(function, "kl.coefficient", config.kl.coefficient);
   expects(config.kl.input_clamp >= 0, function, "kl.input_clamp", ">= 0", config.kl.input_clamp);
   expects(config.kl.output_clamp >= 0, function, "kl.output_clamp", ">= 0", config.kl.output_clamp);
+  check_address(function, "entropy.coefficient", config.entropy.coefficient.device);
   const double bonus = config.entropy.coefficient.value;
   expects(bonus - bonus == 0, function, "entropy.coefficient", "a finite number", bonus);
   p.full = p.with_kl || batch.entropy || batch.coefficient || output.upstream ||

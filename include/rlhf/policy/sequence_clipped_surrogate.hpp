@@ -203,7 +203,7 @@ result_of<Exec, sequence_clipped_surrogate_result> sequence_clipped_surrogate_lo
   const char* const function = "sequence_clipped_surrogate_loss";
   const Term term(function, config.clip_low, config.clip_high, config.dual_clip);
   expects(config.over.mode() != aggregation_mode::turn_mean, function, "over",
-          "an aggregation other than turn_mean");
+          "an aggregation other than turn_mean", "turn_mean");
   const policy_config shared = detail::shared_part(config);
   const auto p = detail::bind_policy<Term>(function, batch, output, shared, true);
   const index rows = p.domain.rows;

@@ -184,6 +184,11 @@ struct multiply {
   RLHF_HOST_DEVICE void operator()(index i) const { b[i] *= a[i]; }
 };
 
+inline constexpr token_field_names chosen_names{"chosen_mask", "chosen_layout: lengths",
+                                                "chosen_layout: packed(cu_seqlens)"};
+inline constexpr token_field_names rejected_names{"rejected_mask", "rejected_layout: lengths",
+                                                  "rejected_layout: packed(cu_seqlens)"};
+
 /// One side of the pairs, per token: its tensors, and the scratch that holds its sums.
 template <scalar T, class Space>
 struct answer_side {
@@ -197,7 +202,7 @@ struct answer_side {
   answer_side(const char* function, const char* name, const char* ref_name, const char* d_name,
               const view<const T, Space>& x, const view<const T, Space>& ref,
               const output<T, Space>& d, const sequence_layout<Space>& layout,
-              const mask_view<Space>& mask, const token_field_names& names, bool reference_free) {
+              const mask_view<Space>& mask, const token_field_names* names, bool reference_free) {
     token_binder<Space> bind(function, name, x, layout, mask, names);
     domain = bind.domain();
     log_prob = bind.token(name, x);
@@ -297,7 +302,7 @@ result_of<Exec, dpo_result> dpo_loss(const dpo_batch<T, space_of<Exec>>& batch,
     bind.unused("chosen_layout", batch.chosen_layout.kind != arrangement::padded);
     bind.unused("rejected_layout", batch.rejected_layout.kind != arrangement::padded);
     expects(!config.length_normalised, function, "length_normalised",
-            "false: whole answers have no length");
+            "false: whole answers have no length", "true");
     pair_arguments<T, Space> pairs;
     pairs.chosen = bind.pair("chosen_log_prob", batch.chosen_log_prob);
     pairs.rejected = bind.pair("rejected_log_prob", batch.rejected_log_prob);
@@ -323,15 +328,11 @@ result_of<Exec, dpo_result> dpo_loss(const dpo_batch<T, space_of<Exec>>& batch,
   detail::answer_side<T, Space> chosen(
       function, "chosen_log_prob", "ref_chosen_log_prob", "d_chosen_log_prob",
       batch.chosen_log_prob, batch.ref_chosen_log_prob, output.d_chosen_log_prob,
-      batch.chosen_layout, batch.chosen_mask,
-      {"chosen_mask", "chosen_layout: lengths", "chosen_layout: packed(cu_seqlens)"},
-      config.reference_free);
+      batch.chosen_layout, batch.chosen_mask, &detail::chosen_names, config.reference_free);
   detail::answer_side<T, Space> rejected(
       function, "rejected_log_prob", "ref_rejected_log_prob", "d_rejected_log_prob",
       batch.rejected_log_prob, batch.ref_rejected_log_prob, output.d_rejected_log_prob,
-      batch.rejected_layout, batch.rejected_mask,
-      {"rejected_mask", "rejected_layout: lengths", "rejected_layout: packed(cu_seqlens)"},
-      config.reference_free);
+      batch.rejected_layout, batch.rejected_mask, &detail::rejected_names, config.reference_free);
   const index n = chosen.domain.rows;
   expects(rejected.domain.rows == n, function, "rejected_log_prob",
           "as many answers as chosen_log_prob has", rejected.domain.rows);
@@ -352,8 +353,7 @@ result_of<Exec, dpo_result> dpo_loss(const dpo_batch<T, space_of<Exec>>& batch,
   occupy("d_rejected_log_prob", static_cast<const view<T, Space>&>(output.d_rejected_log_prob),
          true);
   const auto margin = bind.pair("margin", batch.margin, T(0));
-  const view<const T, Space>& upstream_tensor = output.upstream;
-  const auto upstream = bind.pair("upstream", upstream_tensor, T(1));
+  const auto upstream = bind.upstream(output.upstream);
   const auto pair_loss = bind.written("pair_loss", output.pair_loss);
 
   auto run = exec.begin(function);

@@ -33,16 +33,15 @@ sample_groups<Space> bind_groups(const char* function, index samples, group_size
     expects(samples % size.value() == 0, function, "group_size",
             "a size that divides the number of samples", size.value());
     if (id) [[unlikely]]
-      detail::fail(function, "group_id", "to be left out, because group_size is given");
+      detail::fail(function, "group_id", "to be left out, because group_size is given", "one");
     return {samples, size.value(), {}};
   }
   if (!id) [[unlikely]]
-    detail::fail(function, "group_id", "a tensor, or .group_size = group_size{n} in the config");
+    detail::fail(function, "group_id", "a tensor, or .group_size = group_size{n} in the config",
+                 "neither");
   if (id.rank() != 1 || id.size(0) != samples) [[unlikely]]
     detail::fail_shape(function, "group_id", shape(samples), id.shape());
-  if (samples > 0 && id.data() == nullptr) [[unlikely]]
-    detail::fail_shape(function, "group_id", "memory behind the tensor: its pointer is null",
-                       id.shape());
+  detail::check_indices(function, "group_id", id);
   return {samples, 0, id};
 }
 

@@ -25,14 +25,10 @@ template <class Space>
 token_flags bind_flags(const token_binder<Space>& bind, const char* name, const mask_view<Space>& v,
                        const shape& tokens) {
   if (!v) return {};
-  expects(v.kind() == mask_kind::flag, bind.function(), name, "flags: bool or uint8_t");
+  expects(v.kind() == mask_kind::flag, bind.function(), name, "flags: bool or uint8_t", "weights");
   if (!(v.shape() == tokens)) [[unlikely]]
     detail::fail_shape(bind.function(), name, tokens, v.shape());
-  index n = 1;
-  for (int k = 0; k < v.rank(); ++k) n *= v.size(k);
-  if (n > 0 && v.data() == nullptr) [[unlikely]]
-    detail::fail_shape(bind.function(), name, "memory behind the tensor: its pointer is null",
-                       v.shape());
+  detail::check_indices(bind.function(), name, v);
   const bool packed = bind.domain().kind == arrangement::packed;
   return {static_cast<const std::uint8_t*>(v.data()), packed ? 0 : v.stride(0),
           packed ? v.stride(0) : 0, packed ? v.stride(0) : v.stride(1)};

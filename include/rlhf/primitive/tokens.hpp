@@ -4,6 +4,15 @@
 
 namespace rlhf::inline v1 {
 
+/// What the fields of a batch are called in errors; a call with two batches has other names. Strings
+/// and object live as long as the program.
+struct token_field_names {
+  const char* mask = "mask";
+  const char* lengths = "layout: lengths";
+  const char* packed = "layout: packed(cu_seqlens)";
+};
+inline constexpr token_field_names usual_field_names;
+
 /// The tokens of a batch, whatever its layout: `rows` sequences, each with a beginning and a length,
 /// and a mask that may put holes into them. Every primitive walks tokens through this one type, so
 /// padded, lengths and packed give the same bits.
@@ -14,7 +23,11 @@ struct token_domain {
   arrangement kind = arrangement::padded;
   index_view<Space> indices = {};
   mask_view<Space> mask = {};
+  const token_field_names* names = nullptr;  ///< null: the usual ones
 
+  constexpr const token_field_names& field_names() const {
+    return names != nullptr ? *names : usual_field_names;
+  }
   RLHF_HOST_DEVICE constexpr index begin(index i) const {
     return kind == arrangement::packed ? within(indices[i]) : 0;
   }
@@ -68,19 +81,11 @@ struct token_output {
 
 inline namespace RLHF_CHECKS {
 
-/// What the fields of a batch are called in errors; a call with two batches has other names.
-struct token_field_names {
-  const char* mask = "mask";
-  const char* lengths = "layout: lengths";
-  const char* packed = "layout: packed(cu_seqlens)";
-};
-
 /// Turns the views of a call into inputs and outputs over one domain, and holds every check of
 /// shape, memory and overlap, so that an algorithm states its fields and nothing else.
 template <class Space>
 class token_binder {
   const char* function_;
-  token_field_names names_;
   token_domain<Space> domain_;
   rlhf::shape token_shape_;
   struct named_range {
@@ -95,11 +100,13 @@ class token_binder {
     for (int k = 0; k < seen_count_; ++k)
       if ((written || seen_[k].written) && detail::overlap(bytes, seen_[k].bytes)) [[unlikely]] {
         detail::sentence s;
-        s.add("memory of its own, but it overlaps ").add(seen_[k].name);
-        detail::fail(function_, name, s.c_str());
+        s.add("memory that overlaps ").add(seen_[k].name);
+        detail::fail(function_, name, "memory of its own", s.c_str());
       }
     if (seen_count_ < 24) seen_[seen_count_++] = {name, bytes, written};
   }
+
+  const token_field_names& names() const { return domain_.field_names(); }
 
   template <class V>
   void match(const char* name, const V& v) const {
@@ -110,7 +117,7 @@ class token_binder {
   RLHF_NOINLINE void bind_layout(const sequence_layout<Space>& layout) {
     domain_.kind = layout.kind;
     domain_.indices = layout.indices;
-    const char* const what = layout.kind == arrangement::packed ? names_.packed : names_.lengths;
+    const char* const what = layout.kind == arrangement::packed ? names().packed : names().lengths;
     if (layout.kind == arrangement::padded) {
       domain_.rows = token_shape_.size[0];
       domain_.columns = token_shape_.size[1];
@@ -161,14 +168,14 @@ class token_binder {
   [[noreturn, gnu::noinline, gnu::cold]] void fail_weight(index i) const {
     index at = domain_.mask_offset(i);
     while (detail::is_weight(domain_.mask.at(at))) at += domain_.mask_stride();
-    detail::fail(function_, names_.mask, detail::weight_range, domain_.mask.at(at));
+    detail::fail(function_, names().mask, detail::weight_range, domain_.mask.at(at));
   }
 
   /// Checks the memory of a tensor of the right shape.
   RLHF_NOINLINE void take(const char* name, const void* data, std::size_t element,
                           std::size_t alignment, int rank, const index* size, const index* stride,
                           bool is_written) {
-    detail::check_memory(function_, name, data, alignment, rank, size);
+    detail::check_memory(function_, name, data, alignment, rank, size, stride);
     if (is_written) detail::check_distinct(function_, name, rank, size, stride);
     note(name, detail::bytes_of(data, element, rank, size, stride), is_written);
   }
@@ -180,9 +187,9 @@ class token_binder {
   RLHF_NOINLINE void bind_mask(const mask_view<Space>& mask) {
     if (!mask) return;
     if (!(mask.shape() == token_shape_)) [[unlikely]]
-      detail::fail_shape(function_, names_.mask, token_shape_, mask.shape());
-    detail::check_indices(function_, names_.mask, mask);
-    note(names_.mask,
+      detail::fail_shape(function_, names().mask, token_shape_, mask.shape());
+    detail::check_indices(function_, names().mask, mask);
+    note(names().mask,
          detail::bytes_of(mask.data(), mask.element_size(), mask.rank(), mask.sizes(),
                           mask.strides()),
          false);
@@ -199,10 +206,11 @@ class token_binder {
   template <class T>
   token_binder(const char* function, const char* name, const view<T, Space>& leading,
                const sequence_layout<Space>& layout, const mask_view<Space>& mask,
-               const token_field_names& names = {})
-      : function_(function), names_(names), token_shape_(leading.shape()) {
+               const token_field_names* names = nullptr)
+      : function_(function), token_shape_(leading.shape()) {
+    domain_.names = names;
     if (!leading) [[unlikely]]
-      detail::fail(function, name, "a tensor: this input is required");
+      detail::fail(function, name, "a tensor: this input is required", "none");
     const bool packed = layout.kind == arrangement::packed;
     if (leading.rank() != (packed ? 1 : 2)) [[unlikely]]
       detail::fail_shape(function, name,
@@ -226,7 +234,7 @@ class token_binder {
   template <class T>
   RLHF_NOINLINE token_input<T> token(const char* name, const view<const T, Space>& v) {
     if (!v) [[unlikely]]
-      detail::fail(function_, name, "a tensor: this input is required");
+      detail::fail(function_, name, "a tensor: this input is required", "none");
     match(name, v);
     take(name, v, false);
     const bool packed = domain_.kind == arrangement::packed;
@@ -245,7 +253,7 @@ class token_binder {
   template <class T>
   RLHF_NOINLINE token_input<T> sequence(const char* name, const view<const T, Space>& v) {
     if (!v) [[unlikely]]
-      detail::fail(function_, name, "a tensor: this input is required");
+      detail::fail(function_, name, "a tensor: this input is required", "none");
     if (v.rank() != 1 || v.size(0) != domain_.rows) [[unlikely]]
       detail::fail_shape(function_, name, shape(domain_.rows), v.shape());
     take(name, v, false);
@@ -275,6 +283,13 @@ class token_binder {
     return none;
   }
 
+  /// The tensor of .upstream, if it is one.
+  template <class T>
+  token_input<T> upstream(const upstream_scale<T, Space>& scale) {
+    detail::check_address(function_, "upstream", scale.device);
+    return either("upstream", static_cast<const signal<const T, Space>&>(scale), T(1));
+  }
+
   /// A tensor the call writes, one number per token; not given is fine.
   template <class T>
   RLHF_NOINLINE token_output<T> written(const char* name, const output<T, Space>& v) {
@@ -299,7 +314,7 @@ class token_binder {
   /// Ids of rows (groups, rollouts): rank 1, one per sequence.
   RLHF_NOINLINE void row_ids(const char* name, const index_view<Space>& v) const {
     if (!v) [[unlikely]]
-      detail::fail(function_, name, "a tensor: this input is required");
+      detail::fail(function_, name, "a tensor: this input is required", "none");
     if (v.rank() != 1 || v.size(0) != domain_.rows) [[unlikely]]
       detail::fail_shape(function_, name, shape(domain_.rows), v.shape());
     detail::check_indices(function_, name, v);
@@ -308,7 +323,7 @@ class token_binder {
   /// A field this call has no use for must not be given.
   RLHF_NOINLINE void unused(const char* name, bool given) const {
     if (given) [[unlikely]]
-      detail::fail(function_, name, "to be left out: this call does not use it");
+      detail::fail(function_, name, "to be left out: this call does not use it", "one");
   }
 };
 

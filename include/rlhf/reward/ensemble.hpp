@@ -230,11 +230,13 @@ result_of<Exec, ensemble_result> ensemble_reward(const ensemble_batch<T, space_o
   using Space = space_of<Exec>;
   const char* const function = "ensemble_reward";
   if (!batch.reward) [[unlikely]]
-    detail::fail(function, "reward", "a tensor: this input is required");
+    detail::fail(function, "reward", "a tensor: this input is required", "none");
   if (batch.reward.rank() != 2) [[unlikely]]
     detail::fail_shape(function, "reward", "rank 2, [members, batch]", batch.reward.shape());
+  detail::check_memory(function, "reward", batch.reward);
   if (output.d_reward && !(output.d_reward.shape() == batch.reward.shape())) [[unlikely]]
     detail::fail_shape(function, "d_reward", batch.reward.shape(), output.d_reward.shape());
+  if (output.d_reward) detail::check_memory(function, "d_reward", output.d_reward);
   const index members = batch.reward.size(0), rows = batch.reward.size(1);
   expects(members >= 1, function, "reward", "at least one member", members);
   token_binder<Space> bind(function, "reward", detail::transposed(batch.reward), {}, {});
@@ -254,6 +256,7 @@ result_of<Exec, ensemble_result> ensemble_reward(const ensemble_batch<T, space_o
   if (output.upstream)
     combine.upstream =
         bind.sequence("upstream", static_cast<const view<const T, Space>&>(output.upstream));
+  detail::check_address(function, "upstream", output.upstream.device);
   combine.number = output.upstream.number;
   combine.number_at = output.upstream.device;
   combine.combined = bind.written_per_sequence("combined", output.combined);

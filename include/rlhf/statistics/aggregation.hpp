@@ -139,8 +139,39 @@ namespace rlhf::inline RLHF_COMPUTE {
 
 namespace detail {
 
+inline void check_coefficient(const char* function, const char* argument, const coefficient& c) {
+  check_address(function, argument, c.device);
+  if (c.device == nullptr)
+    expects(c.value >= 0 && c.value <= 1.7976931348623157e308, function, argument,
+            "a number that is finite and >= 0", c.value);
+}
+
+/// As the caller wrote it.
+inline const char* name_of(aggregation_mode mode) {
+  switch (mode) {
+    case aggregation_mode::token_mean:
+      return "token_mean";
+    case aggregation_mode::token_sum:
+      return "token_sum";
+    case aggregation_mode::sequence_mean_token_sum:
+      return "sequence_mean_token_sum";
+    case aggregation_mode::sequence_mean_token_sum_norm:
+      return "sequence_mean_token_sum_norm";
+    case aggregation_mode::sequence_mean_token_mean:
+      return "sequence_mean_token_mean";
+    case aggregation_mode::group_mean_token_mean:
+      return "group_mean_token_mean";
+    case aggregation_mode::turn_mean:
+      return "turn_mean";
+    case aggregation_mode::none:
+      break;
+  }
+  return "none";
+}
+
 inline void check_normaliser(const char* function, const normaliser& by) {
-  if (by.is_local() || by.device() != nullptr) return;
+  if (by.is_local()) return;
+  if (by.device() != nullptr) return check_address(function, "over", by.device());
   expects(by.value() >= 0 && by.value() <= 1.7976931348623157e308, function, "over",
           "a count that is finite and > 0", by.value());
 }

@@ -277,8 +277,10 @@ inline masked_variance_result read_masked_variance(const double* f) {
 
 template <class T, class Space>
 void check_upstream_number(const char* function, const upstream_scale<T, Space>& upstream) {
+  check_address(function, "upstream", upstream.device);
   if (upstream)
-    fail(function, "upstream", "a number or a device_scalar: the statistic is one number");
+    fail_shape(function, "upstream", "a number or a device_scalar: the statistic is one number",
+               upstream.shape());
 }
 
 }  // namespace detail

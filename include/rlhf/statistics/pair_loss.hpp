@@ -103,8 +103,8 @@ class pair_binder {
   }
   RLHF_NOINLINE void fail_overlap(const char* name, const char* other) const {
     detail::sentence s;
-    s.add("memory of its own, but it overlaps ").add(other);
-    detail::fail(function_, name, s.c_str());
+    s.add("memory that overlaps ").add(other);
+    detail::fail(function_, name, "memory of its own", s.c_str());
   }
   void note(const char* name, const detail::byte_range& bytes, bool written) {
     note(name, bytes.begin, bytes.end, written, bytes.pitch, bytes.width);
@@ -139,9 +139,11 @@ class pair_binder {
     note(name, detail::bytes_of(v), written);
   }
   RLHF_NOINLINE void bind_weight(const mask_view<Space>& weight) {
+    static constexpr token_field_names names{.mask = "weight"};
     match("weight", weight);
     detail::check_indices(function_, "weight", weight);
     domain_.mask = detail::as_row(weight);
+    domain_.names = &names;
     if constexpr (std::same_as<Space, host_space>) {
       if (weight.kind() == mask_kind::flag) return;
       for (index i = 0; i < pairs_; ++i) {
@@ -159,7 +161,7 @@ class pair_binder {
               const mask_view<Space>& weight)
       : function_(function), pairs_(first.size(0)) {
     if (!first) [[unlikely]]
-      detail::fail(function, name, "a tensor: this input is required");
+      detail::fail(function, name, "a tensor: this input is required", "none");
     if (first.rank() != 1) [[unlikely]]
       detail::fail_shape(function, name, "rank 1, one number per pair", first.shape());
     if (pairs_ < 0) [[unlikely]]
@@ -175,7 +177,7 @@ class pair_binder {
   template <class T>
   token_input<T> pair(const char* name, const view<const T, Space>& v) {
     if (!v) [[unlikely]]
-      detail::fail(function_, name, "a tensor: this input is required");
+      detail::fail(function_, name, "a tensor: this input is required", "none");
     match(name, v);
     note_memory(name, v, false);
     return {v.data(), 0, 0, v.stride(0), T(0)};
@@ -194,17 +196,23 @@ class pair_binder {
     note_memory(name, static_cast<const view<T, Space>&>(v), true);
     return {v.data(), 0, 0, v.stride(0), v.accumulate};
   }
+  /// The tensor of .upstream, if it is one.
+  template <class T>
+  token_input<T> upstream(const upstream_scale<T, Space>& scale) {
+    detail::check_address(function_, "upstream", scale.device);
+    return pair("upstream", static_cast<const view<const T, Space>&>(scale), T(1));
+  }
   /// Fills the upstream fields of pair_arguments.
   template <class Pairs, class T>
   void upstream(Pairs& pairs, const upstream_scale<T, Space>& scale) {
-    pairs.upstream = pair("upstream", static_cast<const view<const T, Space>&>(scale), T(1));
+    pairs.upstream = upstream(scale);
     pairs.upstream_number = scale || scale.device != nullptr ? 1 : scale.number;
     pairs.upstream_at = scale.device;
   }
   /// A field this call has no use for must not be given.
   void unused(const char* name, bool given) const {
     if (given) [[unlikely]]
-      detail::fail(function_, name, "to be left out: this call does not use it");
+      detail::fail(function_, name, "to be left out: this call does not use it", "one");
   }
   /// Memory of a tensor that is bound elsewhere; what is written must not overlap it.
   void occupy(const char* name, const detail::byte_range& bytes, bool is_written) {

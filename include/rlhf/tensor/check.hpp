@@ -6,20 +6,39 @@
 
 namespace rlhf::inline v1::detail::inline RLHF_CHECKS {
 
+inline shape shape_of(int rank, const index* size) {
+  shape s;
+  s.rank = rank;
+  for (int k = 0; k < rank; ++k) s.size[k] = size[k];
+  return s;
+}
+
 [[noreturn, gnu::noinline, gnu::cold]] inline void fail_extents(const char* function,
                                                                 const char* argument,
                                                                 const char* expected, int rank,
                                                                 const index* size) {
-  shape received;
-  received.rank = rank;
-  for (int k = 0; k < rank; ++k) received.size[k] = size[k];
-  fail_shape(function, argument, expected, received);
+  fail_shape(function, argument, expected, shape_of(rank, size));
+}
+
+inline void check_aligned(const char* function, const char* argument, const void* data,
+                          std::size_t alignment) {
+  const auto beyond = static_cast<index>(reinterpret_cast<std::uintptr_t>(data) % alignment);
+  if (beyond == 0) [[likely]]
+    return;
+  sentence received;
+  received.add("one ")
+      .add(beyond)
+      .add(beyond == 1 ? " byte" : " bytes")
+      .add(" beyond a multiple of ");
+  received.add(static_cast<index>(alignment));
+  fail(function, argument, "a pointer aligned for its element type", received.c_str());
 }
 
 /// The checks every view passes before a call writes anything: extents, memory, alignment. The type
 /// of its elements is left behind, so that one function serves them all.
 RLHF_NOINLINE inline void check_memory(const char* function, const char* argument, const void* data,
-                                       std::size_t alignment, int rank, const index* size) {
+                                       std::size_t alignment, int rank, const index* size,
+                                       const index* stride) {
   index elements = 1;
   for (int k = 0; k < rank; ++k) {
     if (size[k] < 0) [[unlikely]]
@@ -27,14 +46,16 @@ RLHF_NOINLINE inline void check_memory(const char* function, const char* argumen
     if (__builtin_mul_overflow(elements, size[k], &elements)) [[unlikely]]
       fail_extents(function, argument, "a number of elements that fits 63 bits", rank, size);
   }
-  if (elements > 0 && data == nullptr) [[unlikely]]
-    fail_extents(function, argument, "memory behind the tensor: its pointer is null", rank, size);
-  if (reinterpret_cast<std::uintptr_t>(data) % alignment != 0) [[unlikely]]
-    fail(function, argument, "a pointer aligned for its element type");
+  if (data == nullptr) [[unlikely]] {
+    check_misfit(function, argument, shape_of(rank, size), stride);
+    if (elements > 0)
+      fail_extents(function, argument, "memory behind the tensor: its pointer is null", rank, size);
+  }
+  check_aligned(function, argument, data, alignment);
 }
 template <class T, class Space>
 void check_memory(const char* function, const char* argument, const view<T, Space>& v) {
-  check_memory(function, argument, v.data(), alignof(T), v.rank(), v.raw().size);
+  check_memory(function, argument, v.data(), alignof(T), v.rank(), v.raw().size, v.raw().stride);
 }
 
 /// A weight is 0, or a number that float and double can both hold and multiply by.
@@ -89,13 +110,14 @@ void check_distinct(const char* function, const char* argument, const view<T, Sp
 /// The same for lengths, offsets, labels, ids and masks.
 template <class V>
 void check_indices(const char* function, const char* argument, const V& v) {
+  if (v.data() == nullptr) [[unlikely]]
+    check_misfit(function, argument, v.shape(), v.strides());
   const index n = v.shape().elements();
   if (n < 0) [[unlikely]]
     fail_shape(function, argument, "extents >= 0 whose product fits 63 bits", v.shape());
   if (n > 0 && v.data() == nullptr) [[unlikely]]
     fail_shape(function, argument, "memory behind the tensor: its pointer is null", v.shape());
-  if (reinterpret_cast<std::uintptr_t>(v.data()) % v.element_size() != 0) [[unlikely]]
-    fail(function, argument, "a pointer aligned for its element type");
+  check_aligned(function, argument, v.data(), v.element_size());
 }
 
 /// Where a tensor lies: rows of `width` bytes, `pitch` apart, from begin to end. A dense tensor is one

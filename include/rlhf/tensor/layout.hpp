@@ -22,6 +22,16 @@ class index_view {
   static constexpr void accept_element() {
     static_assert(fits_index<E>, "rlhf: lengths, offsets, labels and group ids are int32 or int64");
   }
+  constexpr void reshape(const rlhf::shape& s) {
+    rank_ = s.rank;
+    size_[0] = s.size[0], size_[1] = s.size[1];
+    stride_[0] = s.rank == 2 ? s.size[1] : 1, stride_[1] = s.rank == 2 ? 1 : 0;
+  }
+  constexpr void mistaken(const rlhf::shape& s, detail::misfit what, index number) {
+    reshape(s.rank == 0 ? rlhf::shape(0) : s);  // given, whatever it is
+    data_ = nullptr;
+    stride_[0] = detail::stride_of(what, number);
+  }
 
  public:
   using space = Space;
@@ -55,13 +65,12 @@ class index_view {
   }
   template <tensor X>
   constexpr index_view(X&& x, const rlhf::shape& s) : index_view(std::forward<X>(x)) {
-    const index n = s.elements();
-    if (rank_ != 1 || size_[0] != n || (n > 1 && stride_[0] != 1)) [[unlikely]]
-      detail::fail_shape("view", "shape", "one whose product is the length of the contiguous range",
-                         s);
-    rank_ = s.rank;
-    size_[0] = s.size[0], size_[1] = s.size[1];
-    stride_[0] = s.rank == 2 ? s.size[1] : 1, stride_[1] = s.rank == 2 ? 1 : 0;
+    if (rank_ != 1 || (size_[0] > 1 && stride_[0] != 1)) [[unlikely]]
+      mistaken(s, detail::misfit::range, rank_);
+    else if (size_[0] != s.elements() || s.rank == 0) [[unlikely]]
+      mistaken(s, detail::misfit::length, size_[0]);
+    else
+      reshape(s);
   }
   template <class X>
     requires(!tensor<X> && !std::derived_from<bare<X>, index_view>)
@@ -84,6 +93,7 @@ class index_view {
   constexpr std::size_t element_size() const { return wide_ ? 8 : 4; }
   RLHF_HOST_DEVICE constexpr int rank() const { return rank_; }
   RLHF_HOST_DEVICE constexpr index size(int k) const { return size_[k]; }
+  constexpr const index* strides() const { return stride_; }
   constexpr rlhf::shape shape() const {
     rlhf::shape s;
     s.rank = rank_;
@@ -126,6 +136,16 @@ class mask_view {
     static_assert(kind_of<E>() != mask_kind::none,
                   "rlhf: a mask is bool, uint8_t, or float/double weights");
   }
+  constexpr void reshape(const rlhf::shape& s) {
+    rank_ = s.rank;
+    size_[0] = s.size[0], size_[1] = s.size[1];
+    stride_[0] = s.rank == 2 ? s.size[1] : 1, stride_[1] = s.rank == 2 ? 1 : 0;
+  }
+  constexpr void mistaken(const rlhf::shape& s, detail::misfit what, index number) {
+    reshape(s.rank == 0 ? rlhf::shape(0) : s);  // given, whatever it is
+    data_ = nullptr;
+    stride_[0] = detail::stride_of(what, number);
+  }
 
  public:
   using space = Space;
@@ -157,7 +177,7 @@ class mask_view {
         size_{s.size[0], s.size[1]},
         stride_{strides.size[0], strides.rank == 2 ? strides.size[1] : index{0}} {
     if (strides.rank != s.rank) [[unlikely]]
-      detail::fail_shape("mask", "strides", "as many as there are extents", strides);
+      mistaken(s, detail::misfit::strides, strides.rank);
   }
   template <tensor X>
     requires(!std::derived_from<bare<X>, mask_view>)
@@ -177,13 +197,12 @@ class mask_view {
   template <tensor X>
     requires(!std::derived_from<bare<X>, mask_view>)
   constexpr mask_view(X&& x, const rlhf::shape& s) : mask_view(std::forward<X>(x)) {
-    const index n = s.elements();
-    if (rank_ != 1 || size_[0] != n || (n > 1 && stride_[0] != 1)) [[unlikely]]
-      detail::fail_shape("view", "shape", "one whose product is the length of the contiguous range",
-                         s);
-    rank_ = s.rank;
-    size_[0] = s.size[0], size_[1] = s.size[1];
-    stride_[0] = s.rank == 2 ? s.size[1] : 1, stride_[1] = s.rank == 2 ? 1 : 0;
+    if (rank_ != 1 || (size_[0] > 1 && stride_[0] != 1)) [[unlikely]]
+      mistaken(s, detail::misfit::range, rank_);
+    else if (size_[0] != s.elements() || s.rank == 0) [[unlikely]]
+      mistaken(s, detail::misfit::length, size_[0]);
+    else
+      reshape(s);
   }
   template <class X>
     requires(!tensor<X> && !std::derived_from<bare<X>, mask_view>)

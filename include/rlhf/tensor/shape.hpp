@@ -22,8 +22,10 @@ struct shape {
       : rank(3),
         size{static_cast<index>(batch), static_cast<index>(time), static_cast<index>(classes)} {}
 
-  /// The product of the extents; −1 where one is negative or the product does not fit.
+  /// The product of the extents; −1 where one is negative, they are more than three, or the product
+  /// does not fit.
   constexpr index elements() const {
+    if (rank > 3) return -1;
     index n = 1;
     for (int k = 0; k < rank; ++k)
       if (size[k] < 0 || __builtin_mul_overflow(n, size[k], &n)) return -1;
@@ -49,7 +51,23 @@ struct raw_view {
 
 namespace detail {
 
+/// What a field was given does not fit together. The view cannot say whose it is, so it has no
+/// memory and carries the mistake in a stride, until a check that knows function and argument looks
+/// for the memory.
+enum class misfit : index {
+  length,   ///< a shape, and a range of so many elements, which are not its own
+  range,    ///< a shape, and a tensor of this rank that is no contiguous range
+  strides,  ///< so many strides, and another number of extents
+  rank,     ///< a tensor of this rank
+};
+inline constexpr index first_misfit = -(index{1} << 62), misfit_numbers = index{1} << 58;
+constexpr index stride_of(misfit what, index number) {
+  const index n = number < misfit_numbers ? number : misfit_numbers - 1;
+  return first_misfit + static_cast<index>(what) * misfit_numbers + n;
+}
+
 RLHF_NOINLINE inline sentence& add_shape(sentence& s, const shape& a) {
+  if (a.rank > 3) return s.add(static_cast<index>(a.rank)).add(" dimensions");
   s.add("[");
   for (int k = 0; k < a.rank; ++k) {
     if (k > 0) s.add(", ");
@@ -79,6 +97,35 @@ inline namespace RLHF_CHECKS {
   s.add(function).add(": ").add(argument).add(": expected ").add(expected).add(", received ");
   add_shape(s, received);
   report(s.c_str());
+}
+
+/// For a tensor without memory: says what is wrong with it, if anything.
+RLHF_NOINLINE inline void check_misfit(const char* function, const char* argument, const shape& s,
+                                       const index* stride) {
+  int k = 0;
+  while (k < s.rank && k < 3 && stride[k] >= first_misfit + 4 * misfit_numbers) ++k;
+  if (k == s.rank || k == 3) return;
+  const index code = stride[k] - first_misfit;
+  const index number = code % misfit_numbers;
+  sentence expected, received;
+  switch (static_cast<misfit>(code / misfit_numbers)) {
+    case misfit::length:
+      expected.add("a range ");
+      if (const index n = s.elements(); n >= 0)
+        expected.add("of ").add(n).add(n == 1 ? " element " : " elements ");
+      add_shape(expected.add("for its shape "), s);
+      received.add("one of ").add(number);
+      fail(function, argument, expected.c_str(), received.c_str());
+    case misfit::range:
+      received.add(number == 1 ? "one with gaps" : "rank ");
+      if (number != 1) received.add(number);
+      fail(function, argument, "a contiguous range of rank 1 before a shape", received.c_str());
+    case misfit::strides:
+      add_shape(expected.add("a stride for each extent of "), s);
+      fail(function, argument, expected.c_str(), number);
+    case misfit::rank:
+      fail(function, argument, "one to three dimensions", number);
+  }
 }
 
 }  // namespace RLHF_CHECKS

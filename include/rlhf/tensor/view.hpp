@@ -93,6 +93,20 @@ class view {
     }
   }
 
+  constexpr void strided(T* data, const rlhf::shape& s, const rlhf::shape& strides) {
+    raw_.data = data;
+    raw_.rank = s.rank;
+    for (int k = 0; k < s.rank; ++k) {
+      raw_.size[k] = s.size[k];
+      raw_.stride[k] = strides.size[k];
+    }
+  }
+
+  constexpr void mistaken(const rlhf::shape& s, detail::misfit what, index number) {
+    dense(nullptr, s.rank == 0 ? rlhf::shape(0) : s);  // given, whatever it is
+    raw_.stride[0] = detail::stride_of(what, number);
+  }
+
  public:
   using element = T;
   using space = Space;
@@ -102,13 +116,9 @@ class view {
   constexpr view(T* data, const rlhf::shape& s) { dense(data, s); }
   constexpr view(T* data, const rlhf::shape& s, const rlhf::shape& strides) {
     if (strides.rank != s.rank) [[unlikely]]
-      detail::fail_shape("view", "strides", "as many as there are extents", strides);
-    raw_.data = data;
-    raw_.rank = s.rank;
-    for (int k = 0; k < s.rank; ++k) {
-      raw_.size[k] = s.size[k];
-      raw_.stride[k] = strides.size[k];
-    }
+      mistaken(s, detail::misfit::strides, strides.rank);
+    else
+      strided(data, s, strides);
   }
   template <class P>
     requires points_to<P, T, Space>
@@ -120,11 +130,12 @@ class view {
     requires fits<X, T, Space>
   constexpr view(X&& x, const rlhf::shape& s) {
     adopt(x);
-    const index n = s.elements();
-    if (raw_.rank != 1 || raw_.size[0] != n || (n > 1 && raw_.stride[0] != 1)) [[unlikely]]
-      detail::fail_shape("view", "shape", "one whose product is the length of the contiguous range",
-                         s);
-    dense(raw_.data, s);
+    if (raw_.rank != 1 || (raw_.size[0] > 1 && raw_.stride[0] != 1)) [[unlikely]]
+      mistaken(s, detail::misfit::range, raw_.rank);
+    else if (raw_.size[0] != s.elements() || s.rank == 0) [[unlikely]]
+      mistaken(s, detail::misfit::length, raw_.size[0]);
+    else
+      dense(raw_.data, s);
   }
   template <class X>
     requires(!fits<X, T, Space> && !std::derived_from<bare<X>, view> &&

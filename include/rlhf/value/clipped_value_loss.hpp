@@ -234,8 +234,7 @@ result_of<Exec, clipped_value_result> clipped_value_loss(
   if (!clips) bind.unused("old_value", bool(batch.old_value));
   const auto old_value = clips ? bind.token("old_value", batch.old_value) : token_input<T>{};
   const auto returns = bind.token("returns", batch.returns);
-  const auto above =
-      bind.either("upstream", static_cast<const signal<const T, Space>&>(output.upstream), T(1));
+  const auto above = bind.upstream(output.upstream);
   const auto d_value = bind.written("d_value", output.d_value);
   const auto token_loss = bind.written("token_loss", output.token_loss);
   check_over(bind, config.over, batch.group_id);

@@ -68,7 +68,8 @@ class arena {
   RLHF_NOINLINE void* take(std::size_t n, std::size_t size) {
     std::size_t bytes = 0;
     if (__builtin_mul_overflow(n, size, &bytes) || bytes > largest - used_) [[unlikely]]
-      fail(function_, "workspace", "a batch whose scratch memory fits the address space");
+      fail(function_, "workspace", "a batch whose scratch memory fits the address space",
+           "one that does not");
     bytes = (bytes + alignment - 1) / alignment * alignment;
     used_ += bytes;
     if (dry_) return reinterpret_cast<void*>(alignment);  // never read, fit for arithmetic

@@ -131,7 +131,7 @@ class device_run {
   void refuse(const double* count, const char* argument, const char* expected) {
     if (arena_.dry()) return;
     if (refusals_ == detail::most_refusals) [[unlikely]]
-      detail::fail(function(), "run", "at most 16 requirements on data");
+      detail::fail(function(), "run", "at most 16 requirements on data", "more");
     refusal_[refusals_++] = {count, argument, expected};
   }
 
@@ -500,20 +500,21 @@ class device_run {
     }
     if (rows_seen && mask_seen) return;
     if (seen_count_ == 8) [[unlikely]]
-      detail::fail(function(), "run", "at most 8 domains");
+      detail::fail(function(), "run", "at most 8 domains", "more");
     seen_domain& now = seen_[seen_count_++];
     now = {domain, given ? domain.mask.data() : nullptr, nullptr, nullptr};
     if (!rows_seen) {
       now.bad = refusal_count();
       refuse(now.bad,
-             domain.kind == arrangement::lengths ? "layout: lengths" : "layout: packed(cu_seqlens)",
+             domain.kind == arrangement::lengths ? domain.field_names().lengths
+                                                 : domain.field_names().packed,
              domain.kind == arrangement::lengths
                  ? "0 <= length <= columns"
                  : "offsets that begin with 0, do not decrease and end with the number of tokens");
     }
     if (mask_seen) return;
     now.bad_weights = refusal_count();
-    refuse(now.bad_weights, "mask", detail::weight_range);
+    refuse(now.bad_weights, domain.field_names().mask, detail::weight_range);
   }
 
   /// The tree over n rows of figures, in rounds of 64, into `to`. Where only the device knows how

@@ -29,10 +29,10 @@ class pending {
   int refusals_;
   refusal refusal_[detail::most_refusals];
 
-  /// A count below 0 is none, and not said.
+  /// A count below 0 says that a number of the call is 0.
   [[noreturn]] void throw_refusal(const refusal& r, double count) const {
-    if (count < 0) detail::fail(function_, r.argument, r.expected);
-    detail::fail(function_, r.argument, r.expected, count);
+    if (count < 0) detail::fail(function_, r.argument, r.expected, index{0});
+    detail::fail_count(function_, r.argument, r.expected, count);
   }
 
  public:
