@@ -193,7 +193,8 @@ inline void check_loose(const char* function, const aggregation& over, bool loos
 template <storage L, executor Exec = serial>
 result_of<Exec, cross_entropy_result> cross_entropy_loss(
     const cross_entropy_input<L, space_of<Exec>>& input,
-    const cross_entropy_output<L, space_of<Exec>>& output, const cross_entropy_config& config,
+    const cross_entropy_output<L, space_of<Exec>>& output,
+    const cross_entropy_config& config = detail::no_config<L, cross_entropy_config>::value,
     const Exec& exec = {}) {
   using T = compute_of<L>;
   using K = detail::cross_entropy_rows<T>;

@@ -149,7 +149,9 @@ token_input<compute_of<L>> scratch_log_prob(Run& run, row_arguments<L, Space> a)
 template <storage L, class Term, executor Exec = serial>
 result_of<Exec, policy_result> policy_loss_from_logits(
     const Term& term, const policy_logits_batch<L, space_of<Exec>>& batch,
-    const policy_logits_output<L, space_of<Exec>>& output, const policy_from_logits_config& config,
+    const policy_logits_output<L, space_of<Exec>>& output,
+    const policy_from_logits_config& config =
+        detail::no_config<L, policy_from_logits_config>::value,
     const Exec& exec = {}, const char* function = "policy_loss_from_logits") {
   using Space = space_of<Exec>;
   using T = compute_of<L>;
@@ -212,7 +214,9 @@ template <storage L, executor Exec = serial>
 result_of<Exec, clipped_surrogate_result> clipped_surrogate_from_logits(
     const policy_logits_batch<L, space_of<Exec>>& batch,
     const policy_logits_output<L, space_of<Exec>>& output,
-    const clipped_surrogate_from_logits_config& config, const Exec& exec = {}) {
+    const clipped_surrogate_from_logits_config& config =
+        detail::no_config<L, clipped_surrogate_from_logits_config>::value,
+    const Exec& exec = {}) {
   const char* const function = "clipped_surrogate_from_logits";
   const clipped_surrogate_term<compute_of<L>> term(function, config.clip_low, config.clip_high,
                                                    config.dual_clip);

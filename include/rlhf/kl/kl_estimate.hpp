@@ -168,10 +168,11 @@ struct kl_estimate_kernel {
 /// Elsewhere verl kl_penalty ("k3+" is straight_through), OpenRLHF compute_approx_kl, slime
 ///           compute_approx_kl, NeMo-RL calculate_kl (`score`), TRL (plain k3)
 template <scalar T, executor Exec = serial>
-result_of<Exec, kl_estimate_result> kl_estimate(const kl_estimate_batch<T, space_of<Exec>>& batch,
-                                                const kl_estimate_output<T, space_of<Exec>>& output,
-                                                const kl_estimate_config& config,
-                                                const Exec& exec = {}) {
+result_of<Exec, kl_estimate_result> kl_estimate(
+    const kl_estimate_batch<T, space_of<Exec>>& batch,
+    const kl_estimate_output<T, space_of<Exec>>& output,
+    const kl_estimate_config& config = detail::no_config<T, kl_estimate_config>::value,
+    const Exec& exec = {}) {
   using Space = space_of<Exec>;
   using K = detail::kl_estimate_kernel<T>;
   const char* const function = "kl_estimate";

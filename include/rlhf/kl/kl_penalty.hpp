@@ -236,10 +236,11 @@ kl_penalty_result read_kl_penalty(const double* figures) {
 ///           torchtune get_rewards_ppo, lm-human-preferences compute_rewards
 /// Example   examples/ppo_step.cpp
 template <scalar T, executor Exec = serial>
-result_of<Exec, kl_penalty_result> kl_penalty(const kl_penalty_batch<T, space_of<Exec>>& batch,
-                                              const kl_penalty_output<T, space_of<Exec>>& output,
-                                              const kl_penalty_config& config,
-                                              const Exec& exec = {}) {
+result_of<Exec, kl_penalty_result> kl_penalty(
+    const kl_penalty_batch<T, space_of<Exec>>& batch,
+    const kl_penalty_output<T, space_of<Exec>>& output,
+    const kl_penalty_config& config = detail::no_config<T, kl_penalty_config>::value,
+    const Exec& exec = {}) {
   using Space = space_of<Exec>;
   using K = detail::kl_penalty_kernel<T>;
   const char* const function = "kl_penalty";

@@ -23,6 +23,9 @@ struct dual {
   V value;
   V tangent;
 
+  template <std::same_as<double> Number>
+  operator Number() const noexcept(detail::is_no_number<Number>());
+
   RLHF_HOST_DEVICE friend RLHF_INLINE dual operator+(const dual& a, const dual& b) {
     return {a.value + b.value, a.tangent + b.tangent};
   }
@@ -77,6 +80,19 @@ template <lane V>
 RLHF_HOST_DEVICE RLHF_INLINE dual<V> stop_gradient(const dual<V>& x) {
   return {x.value, constant<V>(0)};
 }
+
+namespace detail {
+
+/// Whether a formula has returned what it should, a lane or the terms of its loss.
+template <class Terms, class Returned>
+RLHF_HOST_DEVICE constexpr bool is_returned() {
+  static_assert(std::is_convertible_v<Returned, Terms>,
+                "rlhf: a formula returns the loss as a lane, or policy_terms<V> or pair_terms<V>: "
+                "write rlhf::math::constant<V>(x) for a number x");
+  return std::is_convertible_v<Returned, Terms>;
+}
+
+}  // namespace detail
 
 template <lane V>
 struct lane_traits<dual<V>> {

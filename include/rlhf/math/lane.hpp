@@ -1,7 +1,9 @@
 #pragma once
 
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 #include "rlhf/core/config.hpp"
 
@@ -41,6 +43,24 @@ template <lane V>
 inline constexpr int width = lane_traits<V>::width;
 
 namespace detail {
+
+/// The sentences a user reads who treats a lane as one number. They stand in the exception
+/// specification, because that is looked at where the conversion is chosen: the first error.
+template <class... Wrong>
+constexpr bool is_no_number() {
+  static_assert(
+      sizeof...(Wrong) == 0,
+      "rlhf: a lane is no number: in a formula write rlhf::math::exp(x), log, min, ... for "
+      "std::exp(x), and rlhf::math::constant<V>(2) for 2, with V the type of the lane");
+  return true;
+}
+template <class... Wrong>
+constexpr bool is_no_flag() {
+  static_assert(sizeof...(Wrong) == 0,
+                "rlhf: a comparison of lanes is no bool: in a formula write "
+                "rlhf::math::select(condition, a, b) for if and ?:, and &, | for &&, ||");
+  return true;
+}
 
 /// IEEE format of T: the constants that code working on bits needs.
 template <class T>
@@ -219,6 +239,49 @@ template <lane V>
 RLHF_HOST_DEVICE RLHF_INLINE V select(const mask_of<V>& m, const V& a, const V& b) {
   return lane_traits<V>::select(m, a, b);
 }
+
+namespace detail {
+
+/// Of two types, one is a lane of the library's own and the other a number.
+template <class A, class B>
+concept lane_and_number = std::is_arithmetic_v<A>
+!= std::is_arithmetic_v<B> && (std::is_arithmetic_v<A> ? lane<B> : lane<A>);
+template <class A, class B>
+using lane_among = std::conditional_t<std::is_arithmetic_v<A>, B, A>;
+
+}  // namespace detail
+
+// 2 * x and x > 0: declared for the sentence that says what to write instead.
+template <class A, class B>
+  requires detail::lane_and_number<A, B> detail::lane_among<A, B>
+operator+(const A&, const B&) noexcept(detail::is_no_number<A, B>());
+template <class A, class B>
+  requires detail::lane_and_number<A, B> detail::lane_among<A, B>
+operator-(const A&, const B&) noexcept(detail::is_no_number<A, B>());
+template <class A, class B>
+  requires detail::lane_and_number<A, B> detail::lane_among<A, B>
+operator*(const A&, const B&) noexcept(detail::is_no_number<A, B>());
+template <class A, class B>
+  requires detail::lane_and_number<A, B> detail::lane_among<A, B>
+operator/(const A&, const B&) noexcept(detail::is_no_number<A, B>());
+template <class A, class B>
+  requires detail::lane_and_number<A, B> mask_of<detail::lane_among<A, B>>
+operator<(const A&, const B&) noexcept(detail::is_no_number<A, B>());
+template <class A, class B>
+  requires detail::lane_and_number<A, B> mask_of<detail::lane_among<A, B>>
+operator<=(const A&, const B&) noexcept(detail::is_no_number<A, B>());
+template <class A, class B>
+  requires detail::lane_and_number<A, B> mask_of<detail::lane_among<A, B>>
+operator>(const A&, const B&) noexcept(detail::is_no_number<A, B>());
+template <class A, class B>
+  requires detail::lane_and_number<A, B> mask_of<detail::lane_among<A, B>>
+operator>=(const A&, const B&) noexcept(detail::is_no_number<A, B>());
+template <class A, class B>
+  requires detail::lane_and_number<A, B> mask_of<detail::lane_among<A, B>>
+operator==(const A&, const B&) noexcept(detail::is_no_number<A, B>());
+template <class A, class B>
+  requires detail::lane_and_number<A, B> mask_of<detail::lane_among<A, B>>
+operator!=(const A&, const B&) noexcept(detail::is_no_number<A, B>());
 
 /// True where at least one element is. For V = pack, `any<V>(m)` or just `any(m)`.
 RLHF_HOST_DEVICE RLHF_INLINE bool any(bool m) { return m; }

@@ -51,6 +51,9 @@ struct pack_mask {
   using flags = typename detail::vectors<T>::flags;
   flags native;
 
+  template <std::same_as<bool> Flag>
+  explicit operator Flag() const noexcept(detail::is_no_flag<Flag>());
+
   friend RLHF_INLINE pack_mask operator&(const pack_mask& a, const pack_mask& b) {
     return {a.native & b.native};
   }
@@ -68,6 +71,9 @@ template <class T>
 struct pack {
   using values = typename detail::vectors<T>::values;
   values native;
+
+  template <std::same_as<double> Number>
+  operator Number() const noexcept(detail::is_no_number<Number>());
 
   friend RLHF_INLINE pack operator+(const pack& a, const pack& b) { return {a.native + b.native}; }
   friend RLHF_INLINE pack operator-(const pack& a, const pack& b) { return {a.native - b.native}; }

@@ -105,7 +105,8 @@ struct clipped_surrogate_term {
 template <scalar T, executor Exec = serial>
 result_of<Exec, clipped_surrogate_result> clipped_surrogate_loss(
     const policy_batch<T, space_of<Exec>>& batch, const policy_output<T, space_of<Exec>>& output,
-    const clipped_surrogate_config& config, const Exec& exec = {}) {
+    const clipped_surrogate_config& config = detail::no_config<T, clipped_surrogate_config>::value,
+    const Exec& exec = {}) {
   const char* const function = "clipped_surrogate_loss";
   const clipped_surrogate_term<T> term(function, config.clip_low, config.clip_high,
                                        config.dual_clip);

@@ -194,9 +194,11 @@ RLHF_HOST_DEVICE RLHF_INLINE policy_terms<V> evaluate(const Term& term, const po
     const policy_token<D> lifted{
         log_prob,  D{t.old_log_prob, zero}, D{t.behaviour_log_prob, zero}, D{t.advantage, zero},
         log_ratio, D{t.ratio, t.ratio}};
-    const D loss = term(lifted);
-    return {.loss = loss.value, .d_log_prob = loss.tangent};
-  } else {
+    if constexpr (math::detail::is_returned<D, decltype(term(lifted))>()) {
+      const D loss = term(lifted);
+      return {.loss = loss.value, .d_log_prob = loss.tangent};
+    }
+  } else if constexpr (math::detail::is_returned<policy_terms<V>, decltype(term(t))>()) {
     return term(t);
   }
 }
@@ -597,11 +599,11 @@ void pass_policy(Run& run, const K& kernel, const token_arguments<K, Space>& a,
 ///           workspace
 /// Source    the composition is ours; see the losses built on it
 template <scalar T, class Term, class Config = policy_config, executor Exec = serial>
-result_of<Exec, policy_result> policy_loss(const Term& term,
-                                           const policy_batch<T, space_of<Exec>>& batch,
-                                           const policy_output<T, space_of<Exec>>& output,
-                                           const Config& settings, const Exec& exec = {},
-                                           const char* function = "policy_loss") {
+result_of<Exec, policy_result> policy_loss(
+    const Term& term, const policy_batch<T, space_of<Exec>>& batch,
+    const policy_output<T, space_of<Exec>>& output,
+    const Config& settings = detail::no_config<T, Config>::value, const Exec& exec = {},
+    const char* function = "policy_loss") {
   const policy_config config = detail::shared_part(settings);
   using Space = space_of<Exec>;
   const auto p = detail::bind_policy<Term>(function, batch, output, config, false);

@@ -57,10 +57,10 @@ struct reinforce_term {
 /// Elsewhere verl compute_policy_loss_reinforce, NeMo-RL disable_ppo_ratio, rlax
 ///           policy_gradient_loss
 template <scalar T, executor Exec = serial>
-result_of<Exec, reinforce_result> reinforce_loss(const policy_batch<T, space_of<Exec>>& batch,
-                                                 const policy_output<T, space_of<Exec>>& output,
-                                                 const reinforce_config& config,
-                                                 const Exec& exec = {}) {
+result_of<Exec, reinforce_result> reinforce_loss(
+    const policy_batch<T, space_of<Exec>>& batch, const policy_output<T, space_of<Exec>>& output,
+    const reinforce_config& config = detail::no_config<T, reinforce_config>::value,
+    const Exec& exec = {}) {
   return policy_loss<T>(reinforce_term{}, batch, output, config, exec, "reinforce_loss");
 }
 

@@ -197,7 +197,9 @@ struct write_row_loss {
 template <scalar T, executor Exec = serial>
 result_of<Exec, sequence_clipped_surrogate_result> sequence_clipped_surrogate_loss(
     const policy_batch<T, space_of<Exec>>& batch, const policy_output<T, space_of<Exec>>& output,
-    const sequence_clipped_surrogate_config& config, const Exec& exec = {}) {
+    const sequence_clipped_surrogate_config& config =
+        detail::no_config<T, sequence_clipped_surrogate_config>::value,
+    const Exec& exec = {}) {
   using Space = space_of<Exec>;
   using Term = clipped_surrogate_term<T>;
   const char* const function = "sequence_clipped_surrogate_loss";

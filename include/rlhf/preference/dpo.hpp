@@ -284,9 +284,9 @@ struct answer_side {
 ///           DPOLoss (label_smoothing is conservative); NeMo-RL DPOLossFn
 /// Example   examples/dpo_step.cpp
 template <scalar T, executor Exec = serial>
-result_of<Exec, dpo_result> dpo_loss(const dpo_batch<T, space_of<Exec>>& batch,
-                                     const dpo_output<T, space_of<Exec>>& output,
-                                     const dpo_config& config, const Exec& exec = {}) {
+result_of<Exec, dpo_result> dpo_loss(
+    const dpo_batch<T, space_of<Exec>>& batch, const dpo_output<T, space_of<Exec>>& output,
+    const dpo_config& config = detail::no_config<T, dpo_config>::value, const Exec& exec = {}) {
   using Space = space_of<Exec>;
   const char* const function = "dpo_loss";
   detail::check_normaliser(function, config.over.by());

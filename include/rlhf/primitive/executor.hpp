@@ -1,5 +1,7 @@
 #pragma once
 
+#include <type_traits>
+
 #include "rlhf/core/config.hpp"
 #include "rlhf/core/scalar.hpp"
 
@@ -26,6 +28,16 @@ struct complete_executor {
       "rlhf: include a backend beside the algorithm: rlhf/backend/host.hpp, or one of its "
       "neighbours");
   using type = Exec;
+};
+
+/// Names the mistake of a call without a config: the default argument of one that has no default.
+template <class T, class Config>
+struct no_config {
+  static_assert(
+      std::is_void_v<T>,
+      "rlhf: this call has no config: write f<T>({inputs}, {outputs}, {config}); the config "
+      "of a loss says what divides it, {.over = ...}");
+  static const Config& value;
 };
 
 }  // namespace detail

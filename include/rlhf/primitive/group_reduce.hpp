@@ -12,7 +12,13 @@ class group_size {
  public:
   constexpr group_size() = default;
   template <std::integral I>
+    requires(sizeof(I) > 0)  // chosen before the next one wherever both can be
   constexpr explicit group_size(I n) : value_(static_cast<index>(n)) {}
+  /// For the sentence alone: .group_size = 3.
+  template <std::integral I>
+  constexpr group_size(I) {
+    static_assert(sizeof(I) == 0, "rlhf: a size of groups is written rlhf::group_size{3}");
+  }
   constexpr index value() const { return value_; }
 };
 

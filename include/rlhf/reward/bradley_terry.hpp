@@ -143,7 +143,8 @@ struct bradley_terry_term {
 template <scalar T, executor Exec = serial>
 result_of<Exec, bradley_terry_result> bradley_terry_loss(
     const bradley_terry_batch<T, space_of<Exec>>& batch,
-    const bradley_terry_output<T, space_of<Exec>>& output, const bradley_terry_config& config,
+    const bradley_terry_output<T, space_of<Exec>>& output,
+    const bradley_terry_config& config = detail::no_config<T, bradley_terry_config>::value,
     const Exec& exec = {}) {
   using Space = space_of<Exec>;
   const char* const function = "bradley_terry_loss";

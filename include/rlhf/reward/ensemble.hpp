@@ -223,10 +223,11 @@ V transposed(const V& v) {
 /// Elsewhere tlc4418/llm_optimization: ddof 0 with coefficient 0.5 for best-of-n, ddof 1 with 0.1
 ///           for PPO
 template <scalar T, executor Exec = serial>
-result_of<Exec, ensemble_result> ensemble_reward(const ensemble_batch<T, space_of<Exec>>& batch,
-                                                 const ensemble_output<T, space_of<Exec>>& output,
-                                                 const ensemble_config& config,
-                                                 const Exec& exec = {}) {
+result_of<Exec, ensemble_result> ensemble_reward(
+    const ensemble_batch<T, space_of<Exec>>& batch,
+    const ensemble_output<T, space_of<Exec>>& output,
+    const ensemble_config& config = detail::no_config<T, ensemble_config>::value,
+    const Exec& exec = {}) {
   using Space = space_of<Exec>;
   const char* const function = "ensemble_reward";
   if (!batch.reward) [[unlikely]]

@@ -34,6 +34,17 @@ class normaliser {
   constexpr double value() const { return value_; }
 };
 
+class reduction;
+
+namespace detail {
+
+/// What is given for .over where the number alone does not say what it counts.
+template <class X>
+concept bare_count = std::is_arithmetic_v<X> || std::same_as<X, local_normaliser> ||
+    std::same_as<X, device_scalar> || std::same_as<X, normaliser>;
+
+}  // namespace detail
+
 enum class aggregation_mode : unsigned char {
   token_mean,
   token_sum,
@@ -86,6 +97,18 @@ class aggregation {
         "or (rlhf::local)");
   }
 
+  template <std::same_as<reduction> X>
+  constexpr aggregation(const X&) : aggregation(aggregation_mode::none, 1) {
+    static_assert(std::is_void_v<X>,
+                  "rlhf: this loss is over tokens: .over = aggregation::token_mean(n), ...; a "
+                  "reduction is for losses over pairs");
+  }
+  template <detail::bare_count X>
+  constexpr aggregation(const X&) : aggregation(aggregation_mode::none, 1) {
+    static_assert(std::is_void_v<X>,
+                  "rlhf: say what is counted: .over = aggregation::token_mean(n), ...");
+  }
+
   static constexpr aggregation token_mean(normaliser tokens) {
     return {aggregation_mode::token_mean, tokens};
   }
@@ -126,6 +149,17 @@ class reduction {
                   "rlhf: say what divides the loss: .over = reduction::mean(global_pairs), or "
                   "(rlhf::local)");
   }
+  template <std::same_as<aggregation> X>
+  constexpr reduction(const X&) : reduction(false, 1) {
+    static_assert(std::is_void_v<X>,
+                  "rlhf: this loss is over pairs: .over = reduction::mean(n) or reduction::sum(); "
+                  "an aggregation is for losses over tokens");
+  }
+  template <detail::bare_count X>
+  constexpr reduction(const X&) : reduction(false, 1) {
+    static_assert(std::is_void_v<X>, "rlhf: say what is counted: .over = reduction::mean(n)");
+  }
+
   static constexpr reduction mean(normaliser pairs) { return {true, pairs}; }
   static constexpr reduction sum() { return {false, 1}; }
 

@@ -294,21 +294,23 @@ constexpr bool rewards_are_scores() {
 template <class Term, lane V>
 RLHF_HOST_DEVICE RLHF_INLINE pair_terms<V> evaluate_pair(const Term& term,
                                                          const scored_pair<V>& p) {
-  if constexpr (std::same_as<decltype(term(p)), V>) {
+  if constexpr (std::same_as<std::remove_cv_t<decltype(term(p))>, V>) {
     using D = math::dual<V>;
     const V one = math::constant<V>(1), zero = math::constant<V>(0);
     const D ref_chosen{p.ref_chosen, zero}, ref_rejected{p.ref_rejected, zero};
     const D margin{p.margin, zero}, target{p.target, zero};
-    const D by_chosen = term(scored_pair<D>{D{p.chosen, one}, D{p.rejected, zero}, ref_chosen,
-                                            ref_rejected, margin, target});
-    const D by_rejected = term(scored_pair<D>{D{p.chosen, zero}, D{p.rejected, one}, ref_chosen,
+    if constexpr (math::detail::is_returned<D, decltype(term(scored_pair<D>{}))>()) {
+      const D by_chosen = term(scored_pair<D>{D{p.chosen, one}, D{p.rejected, zero}, ref_chosen,
                                               ref_rejected, margin, target});
-    return {.loss = by_chosen.value,
-            .d_chosen = by_chosen.tangent,
-            .d_rejected = by_rejected.tangent,
-            .chosen_reward = p.chosen - p.ref_chosen,
-            .rejected_reward = p.rejected - p.ref_rejected};
-  } else {
+      const D by_rejected = term(scored_pair<D>{D{p.chosen, zero}, D{p.rejected, one}, ref_chosen,
+                                                ref_rejected, margin, target});
+      return {.loss = by_chosen.value,
+              .d_chosen = by_chosen.tangent,
+              .d_rejected = by_rejected.tangent,
+              .chosen_reward = p.chosen - p.ref_chosen,
+              .rejected_reward = p.rejected - p.ref_rejected};
+    }
+  } else if constexpr (math::detail::is_returned<pair_terms<V>, decltype(term(p))>()) {
     return term(p);
   }
 }
@@ -455,7 +457,7 @@ pair_result read_pairs(const double* figures) {
 ///       template <rlhf::lane V>
 ///       RLHF_HOST_DEVICE V operator()(const rlhf::scored_pair<V>& p) const {
 ///         const V zero = rlhf::math::constant<V>(0);
-///         return rlhf::(math::max)(p.margin - (p.chosen - p.rejected), zero);
+///         return (rlhf::math::max)(p.margin - (p.chosen - p.rejected), zero);
 ///       }
 ///     };
 ///
@@ -477,10 +479,11 @@ pair_result read_pairs(const double* figures) {
 /// Cost      weights read once for their sum, then one pass; host: no allocation with a workspace
 /// Source    the composition is ours; see the losses built on it
 template <scalar T, class Term, executor Exec = serial>
-result_of<Exec, pair_result> pair_loss(const Term& term, const pair_batch<T, space_of<Exec>>& batch,
-                                       const pair_output<T, space_of<Exec>>& output,
-                                       const pair_config& config, const Exec& exec = {},
-                                       const char* function = "pair_loss") {
+result_of<Exec, pair_result> pair_loss(
+    const Term& term, const pair_batch<T, space_of<Exec>>& batch,
+    const pair_output<T, space_of<Exec>>& output,
+    const pair_config& config = detail::no_config<T, pair_config>::value, const Exec& exec = {},
+    const char* function = "pair_loss") {
   using Space = space_of<Exec>;
   pair_binder<Space> bind(function, "chosen_score", batch.chosen_score, batch.weight);
   pair_arguments<T, Space> pairs;

@@ -255,6 +255,20 @@ template <class Space = host_space>
 struct sequence_layout {
   arrangement kind = arrangement::padded;
   index_view<Space> indices = {};
+
+  constexpr sequence_layout() = default;
+  constexpr sequence_layout(arrangement k, const index_view<Space>& at) : kind(k), indices(at) {}
+  template <class X>
+    requires(!std::derived_from<bare<X>, sequence_layout>)
+  constexpr sequence_layout(X&&) {
+    if constexpr (requires { typename bare<X>::layout_space; })
+      detail::reject_space<typename bare<X>::layout_space, Space>();
+    else
+      static_assert(std::is_void_v<X>,
+                    "rlhf: say how sequences lie: .layout = rlhf::lengths(x) or "
+                    "rlhf::packed(cu_seqlens)");
+  }
+  using layout_space = Space;
 };
 
 /// Padded rows whose first lengths[i] columns are tokens.

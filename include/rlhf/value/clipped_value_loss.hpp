@@ -224,7 +224,8 @@ struct value_kernel {
 template <scalar T, executor Exec = serial>
 result_of<Exec, clipped_value_result> clipped_value_loss(
     const value_batch<T, space_of<Exec>>& batch, const value_output<T, space_of<Exec>>& output,
-    const clipped_value_config& config, const Exec& exec = {}) {
+    const clipped_value_config& config = detail::no_config<T, clipped_value_config>::value,
+    const Exec& exec = {}) {
   using Space = space_of<Exec>;
   const char* const function = "clipped_value_loss";
   expects(config.clip >= 0, function, "clip", "0 (none) or > 0", config.clip);
