@@ -85,7 +85,9 @@ path = pathlib.Path(sys.argv[1])
 parts = path.parts[len(path.parts) - path.parts[::-1].index("rlhf") :]  # below include/rlhf
 group = "header_" + "_".join(parts).removesuffix(".hpp")
 lines = path.read_text(encoding="utf-8").splitlines()
-print("\n".join(grouped(list(members(rows(lines))), group)))
+text = "\n".join(grouped(list(members(rows(lines))), group))
+# A default argument that stands for none at all: see detail::no_config.
+print(re.sub(r" =(\s+)detail::no_config<[^>]*>::value", lambda m: m[1].rstrip(" "), text))
 name = "/".join(parts)
 print(f"/** @defgroup {group} {name}")
 print(f"@ingroup {parts[0] if len(parts) > 1 else 'entry'}")
