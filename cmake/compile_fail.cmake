@@ -2,10 +2,10 @@
 # compile_fail.cmake
 #
 # The case begins with `// expect: a sentence`, one or more of them, and must fail to compile with
-# each sentence in the compiler's message. `// flags: ...` adds flags. A case that mentions
-# RLHF_CONTROL must compile when that is defined: the right use, beside the wrong one, which shows
-# that nothing else is wrong with it. STAMP remembers a verdict until the case, a header or the
-# command changes.
+# each sentence in the compiler's message; one that begins with `rlhf: ` is in its first error.
+# `// flags: ...` adds flags. A case that mentions RLHF_CONTROL must compile when that is defined: the
+# right use, beside the wrong one, which shows that nothing else is wrong with it. STAMP remembers a
+# verdict until the case, a header or the command changes.
 file(GLOB_RECURSE headers "${INCLUDE}/rlhf/*.hpp")
 set(state "${COMPILE}")
 foreach(file IN LISTS headers ITEMS "${CASE}" "${CMAKE_CURRENT_LIST_FILE}")
@@ -39,8 +39,13 @@ execute_process(COMMAND ${CMAKE_COMMAND} -E env LC_ALL=C ${COMPILE} ${flags} -fs
 if(code EQUAL 0)
   message(FATAL_ERROR "${CASE} compiles")
 endif()
+string(REGEX MATCH "[^\n]*error:[^\n]*" first_error "${errors}")
 foreach(sentence IN LISTS sentences)
-  string(FIND "${errors}" "${sentence}" at)
+  if(sentence MATCHES "^rlhf: ")
+    string(FIND "${first_error}" "${sentence}" at)
+  else()
+    string(FIND "${errors}" "${sentence}" at)
+  endif()
   if(at EQUAL -1)
     message(FATAL_ERROR "${CASE} fails without the sentence\n  ${sentence}\nbut with\n${errors}")
   endif()
