@@ -232,13 +232,13 @@ class tile_scan {
       from.held = 0;
     }
 
-    if constexpr (!Writes) return;
-    for (int p = 0; p < packs; ++p) {
-      t[p].x = x[p];
-      kernel.emit(t[p]);
-      for (int k = 0; k < outputs; ++k)
-        math::store(s.out[k] + at + p * width, t[p].out[k] + zero);  // never −0
-    }
+    if constexpr (Writes)
+      for (int p = 0; p < packs; ++p) {
+        t[p].x = x[p];
+        kernel.emit(t[p]);
+        for (int k = 0; k < outputs; ++k)
+          math::store(s.out[k] + at + p * width, t[p].out[k] + zero);  // never −0
+      }
   }
 
   static RLHF_INLINE link begin(double carry) {
