@@ -2,6 +2,11 @@
 
 #include <doctest/doctest.h>
 
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <vector>
+
 #include "rlhf/backend/host.hpp"
 #include "tests/support/backends.hpp"
 #include "tests/support/logits.hpp"
@@ -246,6 +251,41 @@ TEST_CASE("policy_loss_from_logits: a formula of one's own, tokens without seque
       {.logits = {x, {3, 4}}, .label = y, .d_log_prob = d_log_prob},
       {.d_logits = {expected, {3, 4}}});
   for (std::size_t k = 0; k < 12; ++k) CHECK(d[k] == doctest::Approx(expected[k]).epsilon(1e-13));
+}
+
+TEST_CASE(
+    "clipped_surrogate_from_logits: an infinite upstream says the same wherever it is written") {
+  // Without an entropy term the slopes wait in place; add_to goes another way.
+  constexpr int rows = 4, classes = 1030;
+  const float infinite = std::numeric_limits<float>::infinity();
+  std::vector<float> logits, old_log_prob(rows, -6), advantage{1, -2, 0, 0.5f};
+  for (int k = 0; k < rows * classes; ++k) logits.push_back(static_cast<float>(k * 7 % 11) / 4);
+  logits[3] = -infinite;
+  const std::vector<std::int32_t> label{0, 1029, 5, 600};
+  const std::vector<float> large{1e38f, -1e38f, 1, 3e38f};
+  for (const auto& upstream :
+       {rlhf::upstream_scale<float>(infinite), rlhf::upstream_scale<float>(-infinite),
+        rlhf::upstream_scale<float>(large)}) {
+    std::vector<float> apart(logits.size(), 7.0f), sum(logits.size(), 0.0f), in_place = logits;
+    const auto call = [&](const std::vector<float>& from, const rlhf::output<float>& to) {
+      rlhf::clipped_surrogate_from_logits<float>({.logits = {from, {rows, classes}},
+                                                  .label = label,
+                                                  .old_log_prob = old_log_prob,
+                                                  .advantage = advantage},
+                                                 {.d_logits = to, .upstream = upstream},
+                                                 {.over = rlhf::aggregation::token_sum()});
+    };
+    call(logits, {apart, {rows, classes}});
+    call(logits, rlhf::add_to(sum, {rows, classes}));
+    call(in_place, {in_place, {rows, classes}});
+    bool wild = false;
+    for (std::size_t k = 0; k < logits.size(); ++k) {
+      wild = wild || !(std::abs(apart[k]) < 1e30f);
+      for (const float x : {sum[k], in_place[k]})
+        CHECK((x == apart[k] || (std::isnan(x) && std::isnan(apart[k]))));
+    }
+    CHECK(wild);
+  }
 }
 
 TEST_CASE("clipped_surrogate_from_logits: packed is padded without the padding") {

@@ -3,6 +3,9 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
+#include <vector>
 
 #include "rlhf/backend/host.hpp"
 #include "tests/support/logits.hpp"
@@ -421,6 +424,27 @@ TEST_CASE_TEMPLATE("token_log_prob_backward: a slope of entropy that is 0 change
         CHECK(r.accuracy.sum == figures.accuracy.sum);
       }
     }
+}
+
+TEST_CASE("token_log_prob_backward: infinite slopes say the same wherever they are written") {
+  constexpr std::size_t rows = 4, classes = 1030;
+  const float infinite = std::numeric_limits<float>::infinity();
+  std::vector<float> x = normal<float>(rows * classes, 2);
+  x[7] = -infinite, x[classes + 3] = 300;
+  const std::vector<int> y{0, 1029, 5, 600};
+  const std::vector<float> up{infinite, -infinite, 3e38f, 1};
+  std::vector<float> apart(x.size(), 7.0f), sum(x.size(), 0.0f), in_place = x;
+  const auto call = [&](const std::vector<float>& from, const rlhf::output<float>& to) {
+    token_log_prob_backward<float>(
+        {.logits = {from, {rows, classes}}, .label = y, .d_log_prob = up}, {.d_logits = to});
+  };
+  call(x, {apart, {rows, classes}});
+  call(x, rlhf::add_to(sum, {rows, classes}));
+  call(in_place, {in_place, {rows, classes}});
+  for (std::size_t k = 0; k < x.size(); ++k)
+    for (const float z : {sum[k], in_place[k]})
+      CHECK((z == apart[k] || (std::isnan(z) && std::isnan(apart[k]))));
+  CHECK(std::isinf(apart[1]));
 }
 
 TEST_CASE("token_log_prob: strides, rows that are longer than their classes") {

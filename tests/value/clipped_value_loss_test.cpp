@@ -128,6 +128,41 @@ TEST_CASE("clipped_value_loss: inside the bounds rounding never takes the gradie
     CHECK(d[i] == value[i] - returns[i]);
 }
 
+TEST_CASE("clipped_value_loss: float is within 4 roundings of the squares of the two errors") {
+  random_numbers random(41);
+  const rlhf::index n = 4000;
+  const auto at = [](rlhf::index i) { return static_cast<std::size_t>(i); };
+  std::vector<float> value(at(n)), old_value(at(n)), returns(at(n)), loss(at(n)), d(at(n));
+  int clips = 0;
+  for (const double scale : {1.0, 1000.0})
+    for (const bool half : {true, false}) {
+      for (std::size_t i = 0; i < at(n); ++i) {
+        value[i] = static_cast<float>(random.uniform(-1, 1) * scale);
+        old_value[i] = value[i] + static_cast<float>(random.uniform(-0.5, 0.5));
+        returns[i] = static_cast<float>(random.uniform(-2, 2) * scale);
+      }
+      clipped_value_loss<float>({.value = {value, {1, n}},
+                                 .old_value = {old_value, {1, n}},
+                                 .returns = {returns, {1, n}}},
+                                {.d_value = {d, {1, n}}, .token_loss = {loss, {1, n}}},
+                                {.clip = 0.2, .half = half, .over = aggregation::token_sum()});
+      for (std::size_t i = 0; i < at(n); ++i) {
+        const float low = old_value[i] - 0.2f, high = old_value[i] + 0.2f;
+        const float bounded = value[i] < low ? low : value[i] > high ? high : value[i];
+        const float error = value[i] - returns[i], bounded_error = bounded - returns[i];
+        const bool clip = std::abs(bounded_error) > std::abs(error);
+        const auto larger = static_cast<double>(clip ? bounded_error : error);
+        const double front = half ? 0.5 : 1;
+        const double expected = front * larger * larger;
+        CHECK(std::abs(static_cast<double>(loss[i]) - expected) <= 4 * 0x1p-24 * expected);
+        const double slope = clip ? 0 : 2 * front * larger;
+        CHECK(std::abs(static_cast<double>(d[i]) - slope) <= 4 * 0x1p-24 * std::abs(slope));
+        clips += clip ? 1 : 0;
+      }
+    }
+  CHECK(clips > n);
+}
+
 TEST_CASE("clipped_value_loss: the gradient is the slope of the loss, however it is aggregated") {
   random_numbers random(8);
   numbers value(12), old_value(12), returns(12), above(3), d(12), weight(12);

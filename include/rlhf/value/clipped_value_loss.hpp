@@ -213,7 +213,8 @@ struct value_kernel {
 /// Edges     masked positions are not read (NaN there is harmless) and get gradient 0; an empty
 ///           mask gives loss 0; NaN or inf in a counted token reaches the loss, unless .nonfinite
 ///           drops it
-/// Numerics  per token 4·2⁻²⁴ relative in float, given value − returns; sums: fixed tree, in double
+/// Numerics  per token 4·2⁻²⁴ relative in float, given value − returns and bounded − returns; sums:
+///           fixed tree, in double
 /// Cost      mask read once for the weights, then one pass: 3 reads and 1 write per token;
 ///           host: no allocation with a workspace
 /// Source    Schulman et al. 2017, the code of arXiv:1707.06347; Engstrom et al. 2020,
