@@ -545,6 +545,22 @@ struct serial {
   }
 };
 
+namespace detail {
+
+/// What a loop does, without its type: the loop of a pool is compiled once for all of them.
+struct loop_body {
+  const void* function;
+  void (*call)(const void* function, index i);
+  void operator()(index i) const { call(function, i); }
+
+  template <class F>
+  static loop_body of(const F& f) {
+    return {&f, [](const void* function, index i) { (*static_cast<const F*>(function))(i); }};
+  }
+};
+
+}  // namespace detail
+
 /// What `parallel` borrows: pool.parallel_for(n, f) calls f(i) for each i in [0, n) and returns
 /// when all are done; pool.concurrency() is how many may run at once.
 template <class P>
@@ -572,7 +588,7 @@ struct parallel {
   }
   template <class F>
   void parallel_for(index n, const F& f) const {
-    pool.parallel_for(n, f);
+    pool.parallel_for(n, detail::loop_body::of(f));
   }
 };
 template <class Pool>
