@@ -163,7 +163,9 @@ result_of<Exec, policy_result> policy_loss_from_logits(
   bind.gradient(output.d_logits, a);
   a.plain_slopes = !config.entropy.coefficient.given();
   const policy_config loss{config.over, config.kl, config.entropy, config.nonfinite};
-  auto p = detail::bind_policy<Term>(
+  detail::policy_fields fields = detail::policy_fields::of<Term>();
+  fields.from_logits = true;
+  auto p = detail::bind_policy(
       bind.tokens(),
       policy_batch<T, Space>{.old_log_prob = batch.old_log_prob,
                              .behaviour_log_prob = batch.behaviour_log_prob,
@@ -173,7 +175,7 @@ result_of<Exec, policy_result> policy_loss_from_logits(
                              .group_id = batch.group_id},
       policy_output<T, Space>{
           .token_loss = output.token_loss, .ratio = output.ratio, .upstream = output.upstream},
-      loss, false, true);
+      loss, fields);
   for (const aggregation& over : {config.over, p.kl_over, p.entropy_over})
     detail::check_loose(function, over, bind.loose());
   detail::policy_rows<K, Space> rows{K{term}, {}, bool(batch.old_log_prob)};
@@ -193,7 +195,7 @@ result_of<Exec, policy_result> policy_loss_from_logits(
   run.row_reduce(rows, a, sums);
   if (plan.screened.dropped != nullptr)
     run.for_each(1, detail::add_dropped{plan.screened.dropped, sums + sums_of<K>::nonfinite});
-  return run.template finish<policy_result>(figures, &K::read);
+  return run.template finish<policy_result>(figures, &K::figures::read);
 }
 
 /// Clipped surrogate policy loss of PPO straight from the logits, with KL and entropy terms: the

@@ -210,6 +210,53 @@ enum class ratio_level {
   sequence         ///< the sequence's, slope through it to every token of the sequence
 };
 
+/// The sums of a policy kernel behind the terms of the loss.
+struct policy_metrics {
+  enum metric_sum { low, high, dual, k1, k2, k3, ratio, saturated, kl, entropy };
+};
+
+/// Where a policy kernel leaves its figures, whatever its formula.
+template <bool Full>
+struct policy_figures : policy_metrics {
+  static constexpr int scaled_sums = Full ? 3 : 1;  // policy, KL and entropy term of the loss
+  static constexpr int sums = scaled_sums + (Full ? 10 : 8);
+  static constexpr int ranges = 1;
+
+  static policy_result read(const double* figures) {
+    const double* const sum = figures + token_counts::size;
+    const double* const m = sum + scaled_sums;
+    policy_result r;
+    r.tokens = figures[0];
+    r.positions = figures[1];
+    r.sequences = figures[2];
+    r.policy_loss = sum[0];
+    r.loss = sum[0];
+    r.kl.count = r.entropy.count = r.tokens;
+    if constexpr (Full) {
+      r.loss += sum[1] - sum[2];
+      r.kl.sum = m[kl];
+      r.entropy.sum = m[entropy];
+    }
+    r.clip_fraction_low = {m[low], r.tokens};
+    r.clip_fraction_high = {m[high], r.tokens};
+    r.clip_fraction = r.clip_fraction_low + r.clip_fraction_high;
+    r.clip_fraction.count = r.tokens;
+    r.dual_clip_fraction = {m[dual], r.tokens};
+    r.approx_kl_k1 = {0 - m[k1], r.tokens};  // the sums are of log ratio and its square
+    r.approx_kl_k2 = {0.5 * m[k2], r.tokens};
+    r.approx_kl_k3 = {m[k3], r.tokens};
+    r.ratio = {m[ratio], r.tokens};
+    r.saturated = m[saturated];
+    r.ratio_min = sum[sums_of<policy_figures>::low];
+    r.ratio_max = sum[sums_of<policy_figures>::high];
+    r.nonfinite = sum[sums_of<policy_figures>::nonfinite];
+    return r;
+  }
+};
+
+inline constexpr index most_policy_figures =
+    token_counts::size + sums_of<policy_figures<true>>::size;
+
 /// The kernel of every policy loss. Lean: the surrogate, its gradient, the metrics. Full: all the
 /// optional inputs, terms and outputs as well. On the level of sequences the log-ratio of each, its
 /// exponential and, where it goes to every token, the gradient are inputs with a number per row.
@@ -245,15 +292,15 @@ struct policy_kernel {
   };
   static constexpr int scales = Full ? 6 : 2;
 
-  static constexpr int scaled_sums = Full ? 3 : 1;  // policy, KL and entropy term of the loss
-  enum metric_sum { low, high, dual, k1, k2, k3, ratio, saturated, kl, entropy };
+  using figures = policy_figures<Full>;
+  using enum policy_metrics::metric_sum;
+  static constexpr int scaled_sums = figures::scaled_sums;
   static constexpr int plain_sum = scaled_sums + saturated;  // counts tokens, whatever they weigh
   RLHF_HOST_DEVICE static constexpr bool whole(int k) {      // zeros and ones
     return k >= scaled_sums + low && k <= scaled_sums + dual;
   }
-  static constexpr int metrics = Full ? 10 : 8;
-  static constexpr int sums = scaled_sums + metrics;
-  static constexpr int ranges = 1;
+  static constexpr int sums = figures::sums;
+  static constexpr int ranges = figures::ranges;
 
   Term term;
   kl_estimator estimator = kl_estimator::k3;
@@ -365,37 +412,6 @@ struct policy_kernel {
     second(t);
     if constexpr (rare_sum >= 0) rare(t);
   }
-
-  static policy_result read(const double* figures) {
-    const double* const sum = figures + token_counts::size;
-    const double* const m = sum + scaled_sums;
-    policy_result r;
-    r.tokens = figures[0];
-    r.positions = figures[1];
-    r.sequences = figures[2];
-    r.policy_loss = sum[0];
-    r.loss = sum[0];
-    r.kl.count = r.entropy.count = r.tokens;
-    if constexpr (Full) {
-      r.loss += sum[1] - sum[2];
-      r.kl.sum = m[kl];
-      r.entropy.sum = m[entropy];
-    }
-    r.clip_fraction_low = {m[low], r.tokens};
-    r.clip_fraction_high = {m[high], r.tokens};
-    r.clip_fraction = r.clip_fraction_low + r.clip_fraction_high;
-    r.clip_fraction.count = r.tokens;
-    r.dual_clip_fraction = {m[dual], r.tokens};
-    r.approx_kl_k1 = {0 - m[k1], r.tokens};  // the sums are of log ratio and its square
-    r.approx_kl_k2 = {0.5 * m[k2], r.tokens};
-    r.approx_kl_k3 = {m[k3], r.tokens};
-    r.ratio = {m[ratio], r.tokens};
-    r.saturated = m[saturated];
-    r.ratio_min = sum[sums_of<policy_kernel>::low];
-    r.ratio_max = sum[sums_of<policy_kernel>::high];
-    r.nonfinite = sum[sums_of<policy_kernel>::nonfinite];
-    return r;
-  }
 };
 
 /// The fields of a policy call, checked and bound to the tokens of one batch.
@@ -409,20 +425,30 @@ struct bound_policy {
   bool full = false;
 };
 
-/// `from_logits`: log_prob and entropy are no tensors of the batch; the caller's kernel has them.
-template <class Term, scalar T, class Space>
-bound_policy<T, Space> bind_policy(token_binder<Space>& bind, const policy_batch<T, Space>& batch,
-                                   const policy_output<T, Space>& output,
-                                   const policy_config& config, bool sequence_level,
-                                   bool from_logits = false) {
+/// What the fields of a call depend on, beside its config. `from_logits`: log_prob and entropy are no
+/// tensors of the batch; the caller's kernel has them.
+struct policy_fields {
+  bool behaviour, old, sequence_level = false, from_logits = false;
+  template <class Term>
+  static constexpr policy_fields of() {
+    return {.behaviour = uses_behaviour<Term>(), .old = needs_old<Term>()};
+  }
+};
+
+template <scalar T, class Space>
+RLHF_NOINLINE bound_policy<T, Space> bind_policy(token_binder<Space>& bind,
+                                                 const policy_batch<T, Space>& batch,
+                                                 const policy_output<T, Space>& output,
+                                                 const policy_config& config,
+                                                 const policy_fields& fields) {
   const char* const function = bind.function();
   bound_policy<T, Space> p;
   p.domain = bind.domain();
-  if (!from_logits) p.log_prob = bind.token("log_prob", batch.log_prob);
-  p.old_log_prob = !batch.old_log_prob && !needs_old<Term>()
+  if (!fields.from_logits) p.log_prob = bind.token("log_prob", batch.log_prob);
+  p.old_log_prob = !batch.old_log_prob && !fields.old
                        ? p.log_prob
                        : bind.token("old_log_prob", batch.old_log_prob);
-  if constexpr (uses_behaviour<Term>())
+  if (fields.behaviour)
     p.behaviour = bind.token("behaviour_log_prob", batch.behaviour_log_prob);
   else
     bind.unused("behaviour_log_prob", bool(batch.behaviour_log_prob));
@@ -433,7 +459,7 @@ bound_policy<T, Space> bind_policy(token_binder<Space>& bind, const policy_batch
     p.ref = bind.token("ref_log_prob", batch.ref_log_prob);
   else
     bind.unused("ref_log_prob", bool(batch.ref_log_prob));
-  p.entropy = config.entropy.coefficient.given() && !from_logits
+  p.entropy = config.entropy.coefficient.given() && !fields.from_logits
                   ? bind.token("entropy", batch.entropy)
                   : bind.token("entropy", batch.entropy, T(0));
   p.above = bind.upstream(output.upstream);
@@ -442,7 +468,7 @@ bound_policy<T, Space> bind_policy(token_binder<Space>& bind, const policy_batch
   p.d_entropy = bind.written("d_entropy", output.d_entropy);
   p.token_loss = bind.written("token_loss", output.token_loss);
   p.ratio = bind.written("ratio", output.ratio);
-  if (sequence_level)
+  if (fields.sequence_level)
     p.sequence_loss = bind.written_per_sequence("sequence_loss", output.sequence_loss);
   else
     bind.unused("sequence_loss", bool(output.sequence_loss));
@@ -478,12 +504,12 @@ bound_policy<T, Space> bind_policy(token_binder<Space>& bind, const policy_batch
   return p;
 }
 
-template <class Term, scalar T, class Space>
+template <scalar T, class Space>
 bound_policy<T, Space> bind_policy(const char* function, const policy_batch<T, Space>& batch,
                                    const policy_output<T, Space>& output,
-                                   const policy_config& config, bool sequence_level) {
+                                   const policy_config& config, const policy_fields& fields) {
   token_binder<Space> bind(function, "log_prob", batch.log_prob, batch.layout, batch.mask);
-  return bind_policy<Term>(bind, batch, output, config, sequence_level);
+  return bind_policy(bind, batch, output, config, fields);
 }
 
 /// What a policy call works out before its pass, whatever the kernel: counts, the tokens that are
@@ -521,36 +547,43 @@ RLHF_NOINLINE planned_policy<T, Space> plan_policy(Run& run, const bound_policy<
   return plan;
 }
 
-/// Hands inputs, outputs and factors to the kernel's places.
+/// Inputs, outputs and factors in the order of any policy kernel's enums.
+template <scalar T, class Space>
+RLHF_NOINLINE void arrange_tokens(const bound_policy<T, Space>& p,
+                                  const planned_policy<T, Space>& plan, bool behaviour, bool full,
+                                  token_input<T>* in, token_output<T>* out, row_scale* scale) {
+  *in++ = p.log_prob;
+  *in++ = p.old_log_prob;
+  *in++ = p.advantage;
+  if (behaviour) *in++ = p.behaviour;
+  *out++ = p.d_log_prob;
+  *scale++ = plan.policy.value.scale;
+  *scale++ = plan.policy.gradient;
+  if (!full) return;
+  *in++ = plan.policy.value.coefficient;
+  *in++ = p.ref;
+  *in++ = p.entropy;
+  *in++ = p.above;
+  *out++ = p.token_loss;
+  *out++ = p.ratio;
+  *out++ = p.d_entropy;
+  *scale++ = plan.kl.value.scale;
+  *scale++ = plan.kl.gradient;
+  *scale++ = plan.entropy.value.scale;
+  *scale++ = plan.entropy.gradient;
+}
+
+/// Hands what a call has bound and planned to the kernel.
 template <class K, scalar T, class Space>
 void arrange_policy(const bound_policy<T, Space>& p, const planned_policy<T, Space>& plan,
                     const policy_config& config, K& kernel, token_arguments<K, Space>& a) {
   a.domain = plan.screened.domain;
-  a.scale[K::policy_loss] = plan.policy.value.scale;
-  a.scale[K::policy_gradient] = plan.policy.gradient;
-  a.in[K::log_prob] = p.log_prob;
-  a.in[K::old_log_prob] = p.old_log_prob;
-  a.in[K::advantage] = p.advantage;
-  if constexpr (K::behaviour) a.in[K::behaviour_log_prob] = p.behaviour;
-  a.out[K::d_log_prob] = p.d_log_prob;
-  if constexpr (K::outputs > 1) {
-    kernel.with_kl = p.with_kl;
-    kernel.estimator = config.kl.estimator;
-    kernel.weighting = config.kl.weighting;
-    kernel.input_clamp = static_cast<T>(config.kl.input_clamp);
-    kernel.output_clamp = static_cast<T>(config.kl.output_clamp);
-    a.scale[K::kl_loss] = plan.kl.value.scale;
-    a.scale[K::kl_gradient] = plan.kl.gradient;
-    a.scale[K::entropy_loss] = plan.entropy.value.scale;
-    a.scale[K::entropy_gradient] = plan.entropy.gradient;
-    a.in[K::coefficient_in] = plan.policy.value.coefficient;
-    a.in[K::ref_in] = p.ref;
-    a.in[K::entropy_in] = p.entropy;
-    a.in[K::upstream_in] = p.above;
-    a.out[K::token_loss] = p.token_loss;
-    a.out[K::ratio_out] = p.ratio;
-    a.out[K::d_entropy] = p.d_entropy;
-  }
+  arrange_tokens(p, plan, K::behaviour, K::outputs > 1, a.in, a.out, a.scale);
+  kernel.with_kl = p.with_kl;
+  kernel.estimator = config.kl.estimator;
+  kernel.weighting = config.kl.weighting;
+  kernel.input_clamp = static_cast<T>(config.kl.input_clamp);
+  kernel.output_clamp = static_cast<T>(config.kl.output_clamp);
 }
 
 /// Runs the kernel and completes its figures.
@@ -606,11 +639,10 @@ result_of<Exec, policy_result> policy_loss(
     const char* function = "policy_loss") {
   const policy_config config = detail::shared_part(settings);
   using Space = space_of<Exec>;
-  const auto p = detail::bind_policy<Term>(function, batch, output, config, false);
+  const auto p =
+      detail::bind_policy(function, batch, output, config, detail::policy_fields::of<Term>());
   auto run = exec.begin(function);
-  using full_kernel = detail::policy_kernel<T, Term, true>;
-  double* const figures =
-      run.template allocate<double>(token_counts::size + sums_of<full_kernel>::size);
+  double* const figures = run.template allocate<double>(detail::most_policy_figures);
   const auto plan =
       detail::plan_policy<T>(run, p, config, batch.group_id, output.upstream, figures);
   const auto execute = [&]<bool Full>() -> result_of<Exec, policy_result> {
@@ -619,7 +651,7 @@ result_of<Exec, policy_result> policy_loss(
     token_arguments<K, Space> a;
     detail::arrange_policy(p, plan, config, kernel, a);
     detail::pass_policy(run, kernel, a, plan.screened.dropped, figures);
-    return run.template finish<policy_result>(figures, &K::read);
+    return run.template finish<policy_result>(figures, &K::figures::read);
   };
   return p.full ? execute.template operator()<true>() : execute.template operator()<false>();
 }

@@ -207,72 +207,76 @@ result_of<Exec, sequence_clipped_surrogate_result> sequence_clipped_surrogate_lo
   expects(config.over.mode() != aggregation_mode::turn_mean, function, "over",
           "an aggregation other than turn_mean", "turn_mean");
   const policy_config shared = detail::shared_part(config);
-  const auto p = detail::bind_policy<Term>(function, batch, output, shared, true);
+  detail::policy_fields fields = detail::policy_fields::of<Term>();
+  fields.sequence_level = true;
+  const auto p = detail::bind_policy(function, batch, output, shared, fields);
+  const bool whole = config.form == sequence_form::sequence;
+  const bool mean = config.ratio == sequence_ratio::mean;
   const index rows = p.domain.rows;
   auto run = exec.begin(function);
+  double* const figures = run.template allocate<double>(detail::most_policy_figures);
+  double* const kept_weight = run.template allocate<double>(rows);
+  double* const kept_counts = run.template allocate<double>(token_counts::size);
+  double* const row_sum = run.template allocate<double>(2 * rows);
+  T* const log_ratio = run.template allocate<T>(rows);
+  T* const ratio = run.template allocate<T>(rows);
+  T* const slope = run.template allocate<T>(rows);
+  T* const loss = run.template allocate<T>(rows);
+  const auto plan =
+      detail::plan_policy<T>(run, p, shared, batch.group_id, output.upstream, figures);
+  const auto& screened = plan.screened;
+  run.count(screened.domain, kept_counts, kept_weight);
+
+  token_arguments<detail::log_ratio_sum<T>, Space> ratios;
+  ratios.domain = screened.domain;
+  ratios.in[0] = p.log_prob;
+  ratios.in[1] = p.old_log_prob;
+  run.map_reduce_rows(detail::log_ratio_sum<T>{}, ratios, row_sum);
+  run.for_each(rows,
+               detail::row_ratio_of<T>{row_sum, mean ? kept_weight : nullptr, log_ratio, ratio});
+
+  const token_input<T> row_log_ratio{log_ratio, 1, 0, 0, T(0)};
+  const token_input<T> row_ratio{ratio, 1, 0, 0, T(0)};
+  if (whole || p.sequence_loss.data != nullptr) {
+    using slopes = detail::row_slope_sum<T, Term>;
+    using uniform = detail::uniform_row_gradient<T, Term>;
+    const detail::row_gradient<T> to{slope, loss, mean};
+    const row_scale& scale = plan.policy.gradient;
+    if (uniform::serves(p.advantage) && uniform::serves(p.weight) && uniform::serves(p.above)) {
+      run.for_each(rows, uniform{term, log_ratio, ratio, kept_weight, p.advantage, p.weight,
+                                 p.above, scale, to});
+    } else {
+      token_arguments<slopes, Space> s;
+      s.domain = screened.domain;
+      s.in[slopes::log_ratio] = row_log_ratio;
+      s.in[slopes::ratio] = row_ratio;
+      s.in[slopes::advantage] = p.advantage;
+      s.in[slopes::coefficient_in] = p.weight;
+      s.in[slopes::upstream] = p.above;
+      s.scale[0] = scale;
+      run.map_reduce_rows(slopes{term}, s, row_sum);
+      run.for_each(rows, detail::gather_row_gradient<T>{row_sum, kept_weight, to});
+    }
+  }
+  if (p.sequence_loss.data != nullptr)
+    run.for_each(rows, detail::write_row_loss<T>{loss, kept_weight, p.sequence_loss});
 
   const auto execute =
       [&]<bool Full, detail::ratio_level Level>() -> result_of<Exec, policy_result> {
     using K = detail::policy_kernel<T, Term, Full, Level>;
-    using slopes = detail::row_slope_sum<T, Term>;
-    using uniform = detail::uniform_row_gradient<T, Term>;
-    double* const figures = run.template allocate<double>(token_counts::size + sums_of<K>::size);
-    double* const kept_weight = run.template allocate<double>(rows);
-    double* const kept_counts = run.template allocate<double>(token_counts::size);
-    double* const row_sum = run.template allocate<double>(2 * rows);
-    T* const log_ratio = run.template allocate<T>(rows);
-    T* const ratio = run.template allocate<T>(rows);
-    T* const slope = run.template allocate<T>(rows);
-    T* const loss = run.template allocate<T>(rows);
-    const auto plan =
-        detail::plan_policy<T>(run, p, shared, batch.group_id, output.upstream, figures);
-    const auto& screened = plan.screened;
-    run.count(screened.domain, kept_counts, kept_weight);
-
-    token_arguments<detail::log_ratio_sum<T>, Space> ratios;
-    ratios.domain = screened.domain;
-    ratios.in[0] = p.log_prob;
-    ratios.in[1] = p.old_log_prob;
-    run.map_reduce_rows(detail::log_ratio_sum<T>{}, ratios, row_sum);
-    const bool mean = config.ratio == sequence_ratio::mean;
-    run.for_each(rows,
-                 detail::row_ratio_of<T>{row_sum, mean ? kept_weight : nullptr, log_ratio, ratio});
-
     K kernel{term};
     token_arguments<K, Space> a;
     detail::arrange_policy(p, plan, shared, kernel, a);
-    a.in[K::row_log_ratio_in] = {log_ratio, 1, 0, 0, T(0)};
-    a.in[K::row_ratio_in] = {ratio, 1, 0, 0, T(0)};
-    if (Level == detail::ratio_level::sequence || p.sequence_loss.data != nullptr) {
-      const detail::row_gradient<T> to{slope, loss, mean};
-      const row_scale& scale = plan.policy.gradient;
-      if (uniform::serves(p.advantage) && uniform::serves(p.weight) && uniform::serves(p.above)) {
-        run.for_each(rows, uniform{term, log_ratio, ratio, kept_weight, p.advantage, p.weight,
-                                   p.above, scale, to});
-      } else {
-        token_arguments<slopes, Space> s;
-        s.domain = screened.domain;
-        s.in[slopes::log_ratio] = a.in[K::row_log_ratio_in];
-        s.in[slopes::ratio] = a.in[K::row_ratio_in];
-        s.in[slopes::advantage] = p.advantage;
-        s.in[slopes::coefficient_in] = p.weight;
-        s.in[slopes::upstream] = p.above;
-        s.scale[0] = scale;
-        run.map_reduce_rows(slopes{term}, s, row_sum);
-        run.for_each(rows, detail::gather_row_gradient<T>{row_sum, kept_weight, to});
-      }
-    }
+    a.in[K::row_log_ratio_in] = row_log_ratio;
+    a.in[K::row_ratio_in] = row_ratio;
     if constexpr (Level == detail::ratio_level::sequence) {
       a.in[K::row_slope_in] = {slope, 1, 0, 0, T(0)};
       a.scale[K::policy_gradient] = run.scale({});  // the slope holds all factors
     }
     detail::pass_policy(run, kernel, a, screened.dropped, figures);
-    if (p.sequence_loss.data != nullptr)
-      run.for_each(rows, detail::write_row_loss<T>{loss, kept_weight, p.sequence_loss});
-    return run.template finish<policy_result>(figures, &K::read);
+    return run.template finish<policy_result>(figures, &K::figures::read);
   };
   using enum detail::ratio_level;
-  const bool whole = config.form == sequence_form::sequence;
   if (p.full)
     return whole ? execute.template operator()<true, sequence>()
                  : execute.template operator()<true, sequence_value>();
