@@ -423,8 +423,8 @@ class host_run {
   }
 
   /// count(), where it can, for a mask that is column-major.
-  RLHF_NOINLINE bool count_on_panels(const token_domain<space>& domain, double* counts,
-                                     double* row_weight) {
+  RLHF_RARE bool count_on_panels(const token_domain<space>& domain, double* counts,
+                                 double* row_weight) {
     const detail::panel_plan plan = plan_panels(detail::panel_views<float>{&domain}, 0);
     if (!plan) return false;
     const index rows = domain.rows;
@@ -456,8 +456,7 @@ class host_run {
                                                : detail::panel_plan{};
   }
   template <class T>
-  RLHF_NOINLINE detail::panel_plan make_panels(const detail::panel_views<T>& views,
-                                               index unit_rows) {
+  RLHF_RARE detail::panel_plan make_panels(const detail::panel_views<T>& views, index unit_rows) {
     const index threads = exec_.concurrency();
     detail::panel_plan plan = detail::row_panel<T>::plan(views, unit_rows > 0 ? 1 : threads);
     if (!plan) return plan;

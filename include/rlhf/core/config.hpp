@@ -5,6 +5,7 @@
 ///     RLHF_HOST_DEVICE    a function that runs on the host and, under nvcc, in a CUDA thread
 ///     RLHF_INLINE         always inlined, at -O0 too: packs never cross a call
 ///     RLHF_NOINLINE       kept out of line: once per call, so size and compile time come first
+///     RLHF_RARE           the same for what few calls come to: small code is all that counts
 ///     RLHF_PACK_BYTES     bytes of a math::pack: 32 with AVX2, 16 with SSE2 or NEON, 0 = no packs
 ///     RLHF_HAS_FMA        1 where a*b + c is one instruction with one rounding; 0 in strict mode
 ///     RLHF_COMPUTE        the inline namespace of all code that computes: ISA and strictness, so
@@ -58,6 +59,14 @@
 #define RLHF_NOINLINE __declspec(noinline)
 #else
 #define RLHF_NOINLINE
+#endif
+
+#if defined(__CUDACC__)
+#define RLHF_RARE
+#elif defined(__GNUC__)
+#define RLHF_RARE __attribute__((noinline, cold))
+#else
+#define RLHF_RARE RLHF_NOINLINE
 #endif
 
 // A pack is a compiler vector of one register. Wider than 32 bytes is never used: the clock of many

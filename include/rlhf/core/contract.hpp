@@ -38,13 +38,13 @@ class sentence {
   sentence() noexcept { text_[0] = '\0'; }
   const char* c_str() const noexcept { return text_; }
 
-  sentence& add(const char* text) noexcept {
+  RLHF_RARE sentence& add(const char* text) noexcept {
     while (*text != '\0' && size_ + 1 < sizeof text_) text_[size_++] = *text++;
     text_[size_] = '\0';
     return *this;
   }
 
-  RLHF_NOINLINE sentence& add(index value) noexcept {
+  RLHF_RARE sentence& add(index value) noexcept {
     char digits[24];
     int n = 0;
     const bool negative = value < 0;
@@ -62,7 +62,7 @@ class sentence {
   }
 
   /// Six significant digits: enough to recognise the number the caller passed.
-  RLHF_NOINLINE sentence& add(double value) noexcept {
+  RLHF_RARE sentence& add(double value) noexcept {
     if (value != value) return add("nan");
     if (value < 0) {
       add("-");

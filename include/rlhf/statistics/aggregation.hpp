@@ -273,7 +273,7 @@ struct group_weights {
     RLHF_HOST_DEVICE void write(double* to) const { *to = groups; }
   };
 
-  RLHF_HOST_DEVICE partial operator()(const sample_group& group) const {
+  RLHF_RARE RLHF_HOST_DEVICE partial operator()(const sample_group& group) const {
     double weight = 0;
     for (index k = 0; k < group.size(); ++k) weight += row_weight[group[k]];
     for (index k = 0; k < group.size(); ++k) per_row[group[k]] = weight > 0 ? 1 / weight : 0;
@@ -288,7 +288,7 @@ struct turn_weights {
   token_input<T> coefficient;
   T* to;  // [rows, columns] or packed like the domain
   double* row_turns;
-  RLHF_HOST_DEVICE void operator()(index i) const {
+  RLHF_RARE RLHF_HOST_DEVICE void operator()(index i) const {
     const index begin = domain.begin(i), n = domain.length(i);
     const index at = domain.mask_offset(i), step = domain.mask_stride();
     T* const row = to + (domain.kind == arrangement::packed ? begin : i * domain.columns);

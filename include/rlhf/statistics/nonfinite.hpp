@@ -28,7 +28,7 @@ struct screen_row {
   double* weight;  // [rows, columns] or packed like the domain
   double* found;
 
-  RLHF_HOST_DEVICE void operator()(index i) const {
+  RLHF_RARE RLHF_HOST_DEVICE void operator()(index i) const {
     const index begin = domain.begin(i), n = domain.length(i);
     const index at = domain.mask_offset(i), step = domain.mask_stride();
     double* const row = weight + (domain.kind == arrangement::packed ? begin : i * domain.columns);

@@ -66,7 +66,7 @@ constexpr index stride_of(misfit what, index number) {
   return first_misfit + static_cast<index>(what) * misfit_numbers + n;
 }
 
-RLHF_NOINLINE inline sentence& add_shape(sentence& s, const shape& a) {
+RLHF_RARE inline sentence& add_shape(sentence& s, const shape& a) {
   if (a.rank > 3) return s.add(static_cast<index>(a.rank)).add(" dimensions");
   s.add("[");
   for (int k = 0; k < a.rank; ++k) {

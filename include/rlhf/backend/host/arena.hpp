@@ -65,6 +65,12 @@ class arena {
   }
 
  private:
+  [[noreturn, gnu::noinline, gnu::cold]] void fail_capacity() const {
+    sentence s;
+    s.add("what workspace_bytes says, ").add(static_cast<index>(used_ + alignment));
+    s.add(" bytes or more");
+    fail(function_, "workspace", s.c_str(), static_cast<index>(given_));
+  }
   RLHF_NOINLINE void* take(std::size_t n, std::size_t size) {
     std::size_t bytes = 0;
     if (__builtin_mul_overflow(n, size, &bytes) || bytes > largest - used_) [[unlikely]]
@@ -74,12 +80,8 @@ class arena {
     used_ += bytes;
     if (dry_) return reinterpret_cast<void*>(alignment);  // never read, fit for arithmetic
     if (base_ != nullptr) {
-      if (used_ > capacity_) [[unlikely]] {
-        sentence s;
-        s.add("what workspace_bytes says, ").add(static_cast<index>(used_ + alignment));
-        s.add(" bytes or more");
-        fail(function_, "workspace", s.c_str(), static_cast<index>(given_));
-      }
+      if (used_ > capacity_) [[unlikely]]
+        fail_capacity();
       return base_ + (used_ - bytes);
     }
     if (bytes <= little - little_used_) {

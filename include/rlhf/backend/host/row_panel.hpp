@@ -79,32 +79,46 @@ enum class panel_way { in, out };
 
 /// Copies elements (row, column) of `home`, at home[row * per_row + column * stride], to rows of
 /// `pitch` elements or back. Columns follow each other, so that each line of `home` is there once.
-template <panel_way Way, class X>
-RLHF_NOINLINE void move_panel(X* home, index per_row, index stride, index rows, index columns,
-                              X* panel, index pitch) {
+template <class X>
+RLHF_NOINLINE void move_panel(panel_way way, X* home, index per_row, index stride, index rows,
+                              index columns, X* panel, index pitch) {
   constexpr index side = square<X>::side, line = 64 / static_cast<index>(sizeof(X));
   constexpr index ahead = 32;  // columns whose lines are on their way
-  constexpr int writes = Way == panel_way::out ? 1 : 0;
+  const bool in = way == panel_way::in;
+  const index from_row = in ? per_row : pitch, from_column = in ? stride : 1;
+  const index to_row = in ? pitch : per_row, to_column = in ? 1 : stride;
+  const index from_step = in ? stride : pitch, to_step = in ? pitch : stride;  // of a square
   const index whole = per_row == 1 ? rows / side * side : 0;
   for (index j = 0; j < columns; j += side) {
     const index n = columns - j < side ? columns - j : side;
     for (index c = j + ahead; c < j + ahead + side && c < columns; ++c)
-      for (index i = 0; i < rows; i += line)
-        __builtin_prefetch(home + i * per_row + c * stride, writes);
-    X* const column = home + j * stride;
-    index from = 0;  // rows before it are done
-    for (; n == side && from < whole; from += side)
-      if constexpr (Way == panel_way::in)
-        square<X>::move(column + from, stride, panel + from * pitch + j, pitch);
-      else
-        square<X>::move(panel + from * pitch + j, pitch, column + from, stride);
+      for (index i = 0; i < rows; i += line) __builtin_prefetch(home + i * per_row + c * stride);
+    const X* const from = in ? home + j * stride : panel + j;
+    X* const to = in ? panel + j : home + j * stride;
+    index done = 0;  // rows before it
+    for (; n == side && done < whole; done += side)
+      square<X>::move(from + done * from_row, from_step, to + done * to_row, to_step);
     for (index c = 0; c < n; ++c)
-      for (index i = from; i < rows; ++i)
-        if constexpr (Way == panel_way::in)
-          panel[i * pitch + j + c] = column[i * per_row + c * stride];
-        else
-          column[i * per_row + c * stride] = panel[i * pitch + j + c];
+      for (index i = done; i < rows; ++i)
+        to[i * to_row + c * to_column] = from[i * from_row + c * from_column];
   }
+}
+
+/// The same for elements of so many bytes: 1, or those of a float or a double.
+RLHF_NOINLINE inline void move_panel(panel_way way, index size, std::byte* home, index per_row,
+                                     index stride, index rows, index columns, std::byte* panel,
+                                     index pitch) {
+  const auto move = [&](auto* typed) {
+    using X = std::remove_pointer_t<decltype(typed)>;
+    move_panel(way, reinterpret_cast<X*>(home), per_row, stride, rows, columns,
+               reinterpret_cast<X*>(panel), pitch);
+  };
+  if (size == 1)
+    move(static_cast<std::uint8_t*>(nullptr));
+  else if (size == sizeof(float))
+    move(static_cast<float*>(nullptr));
+  else
+    move(static_cast<double*>(nullptr));
 }
 
 /// How many rows a panel has, and its memory; no rows where none is wanted.
@@ -174,43 +188,38 @@ class row_panel {
       if (is_column_major(v.flag[k])) f(index{1});
   }
 
-  /// The memory of the next tensor.
-  template <class X>
-  X* take(std::byte*& memory) const {
-    X* const to = reinterpret_cast<X*>(memory);
-    memory += plan_.rows * plan_.pitch * static_cast<index>(sizeof(X));
-    return to;
+  static std::byte* bytes(const void* x) { return static_cast<std::byte*>(const_cast<void*>(x)); }
+  /// Where row 0 of the next tensor would lie, so that row begin_ is in its memory.
+  std::byte* take(index size, std::byte*& memory) const {
+    std::byte* const to = memory;
+    memory += plan_.rows * plan_.pitch * size;
+    return to - begin_ * plan_.pitch * size;
   }
-  /// What a view must begin with, so that row begin_ lies at `panel`.
-  template <class X>
-  X* origin(X* panel) const {
-    return panel - begin_ * plan_.pitch;
+  RLHF_NOINLINE void move(panel_way way, index size, std::byte* home, index per_row, index stride,
+                          index columns, std::byte* origin) const {
+    move_panel(way, size, home + begin_ * per_row * size, per_row, stride, end_ - begin_, columns,
+               origin + begin_ * plan_.pitch * size, plan_.pitch);
   }
-  template <class X>
-  const X* bring(const X* home, index per_row, index stride, std::byte*& memory) const {
-    X* const panel = take<X>(memory);
-    move_panel<panel_way::in>(const_cast<X*>(home) + begin_ * per_row, per_row, stride,
-                              end_ - begin_, longest_, panel, plan_.pitch);
-    return origin(panel);
+  std::byte* bring(const void* home, index size, index per_row, index stride,
+                   std::byte*& memory) const {
+    std::byte* const origin = take(size, memory);
+    move(panel_way::in, size, bytes(home), per_row, stride, longest_, origin);
+    return origin;
   }
-  template <class X>
-  void turn_mask(const X* at) {
-    const token_domain<host_space>& d = *at_.domain;
-    at_.domain->mask = {at, shape(d.rows, d.columns), shape(plan_.pitch, index{1})};
-  }
-  /// f(the mask's elements), where it is column-major.
-  template <class F>
-  void with_mask(const F& f) const {
-    const mask_view<host_space>& mask = home_.domain->mask;
-    if (!is_column_major(mask)) return;
-    if (mask.kind() == mask_kind::flag) f(static_cast<const std::uint8_t*>(mask.data()));
-    if (mask.kind() == mask_kind::weight32) f(static_cast<const float*>(mask.data()));
-    if (mask.kind() == mask_kind::weight64) f(static_cast<const double*>(mask.data()));
+  void turn_mask(const void* at) {
+    mask_view<host_space>& mask = at_.domain->mask;
+    const shape all(at_.domain->rows, at_.domain->columns), strides(plan_.pitch, index{1});
+    if (mask.kind() == mask_kind::flag)
+      mask = {static_cast<const std::uint8_t*>(at), all, strides};
+    else if (mask.kind() == mask_kind::weight32)
+      mask = {static_cast<const float*>(at), all, strides};
+    else
+      mask = {static_cast<const double*>(at), all, strides};
   }
 
  public:
   /// For a call whose rows are to be shared by panels among so many threads.
-  RLHF_NOINLINE static panel_plan plan(const panel_views<T>& v, index threads) {
+  RLHF_RARE static panel_plan plan(const panel_views<T>& v, index threads) {
     const token_domain<host_space>& d = *v.domain;
     index bytes = 0;  // of one element of each
     each_element_size(v, [&](index size) { bytes += size; });
@@ -226,10 +235,11 @@ class row_panel {
     return {rows, pitch, rows * pitch * bytes};
   }
 
-  row_panel(const panel_plan& plan, std::byte* memory, const panel_views<T>& home,
+  RLHF_RARE row_panel(const panel_plan& plan, std::byte* memory, const panel_views<T>& home,
             const panel_places<T>& at)
       : plan_(plan), memory_(memory), home_(home), at_(at) {
-    with_mask([&](const auto* mask) { turn_mask(mask); });
+    const mask_view<host_space>& mask = home_.domain->mask;
+    if (is_column_major(mask)) turn_mask(mask.data());
     const auto turn = [&](auto& x) {
       if (!is_column_major(x)) return;
       x.per_row = plan_.pitch;
@@ -248,7 +258,7 @@ class row_panel {
   void stop_at(index limit) { limit_ = limit; }
 
   /// Takes the rows from `row` on.
-  RLHF_NOINLINE void enter(index row) {
+  RLHF_RARE void enter(index row) {
     leave();
     begin_ = row;
     end_ = row + plan_.rows < limit_ ? row + plan_.rows : limit_;
@@ -256,37 +266,38 @@ class row_panel {
     for (index i = begin_; i < end_; ++i)
       longest_ = at_.domain->length(i) > longest_ ? at_.domain->length(i) : longest_;
     std::byte* memory = memory_;
-    with_mask([&](const auto* mask) {
-      const mask_view<host_space>& view = home_.domain->mask;
-      turn_mask(bring(mask, view.stride(0), view.stride(1), memory));
-    });
+    const mask_view<host_space>& mask = home_.domain->mask;
+    if (is_column_major(mask))
+      turn_mask(bring(mask.data(), static_cast<index>(mask.element_size()), mask.stride(0),
+                      mask.stride(1), memory));
     for (int k = 0; k < home_.inputs; ++k) {
       const token_input<T>& x = home_.in[k];
-      if (is_column_major(x)) at_.in[k].data = bring(x.data, x.per_row, x.stride, memory);
+      if (is_column_major(x))
+        at_.in[k].data =
+            reinterpret_cast<T*>(bring(x.data, sizeof(T), x.per_row, x.stride, memory));
     }
     for (int k = 0; k < home_.outputs; ++k) {
       const token_output<T>& y = home_.out[k];
       if (!is_column_major(y)) continue;
-      if (y.accumulate)
-        at_.out[k].data = const_cast<T*>(bring(y.data, y.per_row, y.stride, memory));
-      else
-        at_.out[k].data = origin(take<T>(memory));
+      at_.out[k].data =
+          reinterpret_cast<T*>(y.accumulate ? bring(y.data, sizeof(T), y.per_row, y.stride, memory)
+                                            : take(sizeof(T), memory));
     }
     for (int k = 0; k < home_.flags; ++k) {
       const token_flags& x = home_.flag[k];
-      if (is_column_major(x)) at_.flag[k].data = bring(x.data, x.per_row, x.stride, memory);
+      if (is_column_major(x))
+        at_.flag[k].data =
+            reinterpret_cast<std::uint8_t*>(bring(x.data, 1, x.per_row, x.stride, memory));
     }
   }
 
   /// Brings the outputs home. A row of the panel has been walked to its end.
-  RLHF_NOINLINE void leave() {
-    const index rows = end_ - begin_;
-    for (int k = 0; rows > 0 && k < home_.outputs; ++k) {
+  RLHF_RARE void leave() {
+    for (int k = 0; begin_ < end_ && k < home_.outputs; ++k) {
       const token_output<T>& y = home_.out[k];
-      if (!is_column_major(y)) continue;
-      move_panel<panel_way::out>(y.data + begin_ * y.per_row, y.per_row, y.stride, rows,
-                                 y.accumulate ? longest_ : at_.domain->columns,
-                                 at_.out[k].data + begin_ * plan_.pitch, plan_.pitch);
+      if (is_column_major(y))
+        move(panel_way::out, sizeof(T), bytes(y.data), y.per_row, y.stride,
+             y.accumulate ? longest_ : at_.domain->columns, bytes(at_.out[k].data));
     }
     begin_ = end_ = 0;
   }
