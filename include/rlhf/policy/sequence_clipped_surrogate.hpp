@@ -258,8 +258,6 @@ result_of<Exec, sequence_clipped_surrogate_result> sequence_clipped_surrogate_lo
       run.for_each(rows, detail::gather_row_gradient<T>{row_sum, kept_weight, to});
     }
   }
-  if (p.sequence_loss.data != nullptr)
-    run.for_each(rows, detail::write_row_loss<T>{loss, kept_weight, p.sequence_loss});
 
   const auto execute =
       [&]<bool Full, detail::ratio_level Level>() -> result_of<Exec, policy_result> {
@@ -274,6 +272,8 @@ result_of<Exec, sequence_clipped_surrogate_result> sequence_clipped_surrogate_lo
       a.scale[K::policy_gradient] = run.scale({});  // the slope holds all factors
     }
     detail::pass_policy(run, kernel, a, screened.dropped, figures);
+    if (p.sequence_loss.data != nullptr)
+      run.for_each(rows, detail::write_row_loss<T>{loss, kept_weight, p.sequence_loss});
     return run.template finish<policy_result>(figures, &K::figures::read);
   };
   using enum detail::ratio_level;

@@ -236,7 +236,7 @@ class row_panel {
   }
 
   RLHF_RARE row_panel(const panel_plan& plan, std::byte* memory, const panel_views<T>& home,
-            const panel_places<T>& at)
+                      const panel_places<T>& at)
       : plan_(plan), memory_(memory), home_(home), at_(at) {
     const mask_view<host_space>& mask = home_.domain->mask;
     if (is_column_major(mask)) turn_mask(mask.data());
