@@ -554,7 +554,7 @@ struct loop_body {
 
   template <class F>
   static loop_body of(const F& f) {
-    return {&f, [](const void* function, index i) { (*static_cast<const F*>(function))(i); }};
+    return {&f, [](const void* body, index i) { (*static_cast<const F*>(body))(i); }};
   }
 };
 
