@@ -35,6 +35,15 @@ RLHF_NOINLINE inline index count_flags(const std::uint8_t* flags, index n) {
   return count;
 }
 
+/// The same for a row, which may be short.
+RLHF_INLINE index count_row_flags(const std::uint8_t* flags, index n) {
+  if (n >= 64) return count_flags(flags, n);
+  index count = 0, j = 0;
+  for (; j + 8 <= n; j += 8) count += flag_word::at(flags + j).count();
+  for (; j < n; ++j) count += flags[j] != 0 ? 1 : 0;
+  return count;
+}
+
 struct flags_seen {
   bool all;
   bool some;
@@ -140,11 +149,20 @@ row_count count_row(const token_domain<Space>& domain, index i) {
 template <class Space>
 RLHF_NOINLINE row_count count_rows(const token_domain<Space>& domain, index first, index last,
                                    double* row_weight) {
+  const token_domain<Space> d = domain;  // which no store can change
+  const bool flags = d.mask.kind() == mask_kind::flag && d.mask_stride() == 1;
   row_count all;
-  if (domain.mask.kind() == mask_kind::none) {
+  if (d.mask.kind() == mask_kind::none || flags) {
     index positions = 0, sequences = 0;
-    for (index i = first; i < last; ++i) {
-      const index n = domain.length(i);
+    const bool plain = d.kind == arrangement::lengths && !flags && row_weight == nullptr;
+    for (index i = plain ? first : last; i < last; ++i) {
+      positions += d.indices[i];
+      sequences += d.indices[i] > 0 ? 1 : 0;
+    }
+    for (index i = plain ? last : first; i < last; ++i) {
+      index n = d.length(i);
+      if (flags)
+        n = count_row_flags(static_cast<const std::uint8_t*>(d.mask.data()) + d.mask_offset(i), n);
       positions += n;
       sequences += n > 0 ? 1 : 0;
       if (row_weight != nullptr) row_weight[i] = static_cast<double>(n);
@@ -154,7 +172,7 @@ RLHF_NOINLINE row_count count_rows(const token_domain<Space>& domain, index firs
     return all;
   }
   for (index i = first; i < last; ++i) {
-    const row_count r = count_row(domain, i);
+    const row_count r = count_row(d, i);
     all.add(r);
     if (row_weight != nullptr) row_weight[i] = r.weight;
   }
