@@ -72,4 +72,12 @@ inline index first_flag(const std::uint8_t* flags, index n) {
   return j;
 }
 
+/// The first flag in [0, n) that is not set, or n.
+inline index first_unset(const std::uint8_t* flags, index n) {
+  index j = 0;
+  while (j + 8 <= n && flag_word::at(flags + j).count() == 8) j += 8;
+  while (j < n && flags[j] != 0) ++j;
+  return j;
+}
+
 }  // namespace rlhf::inline RLHF_COMPUTE::detail

@@ -67,12 +67,13 @@ RLHF_INLINE void permute_words(const void* from, const eight_places& order, void
   __builtin_memcpy(to, &y, sizeof y);
 }
 
-/// The same, and 0 where the top bit is set.
-RLHF_INLINE void spread_words(const void* from, const eight_places& order, void* to) {
+/// The same, and 0 where `kept` has no bits.
+RLHF_INLINE void spread_words(const void* from, const eight_places& order, const eight_places& kept,
+                              void* to) {
   eight_words x;
   __builtin_memcpy(&x, from, sizeof x);
-  const eight_words y = __builtin_ia32_blendvps256(
-      __builtin_ia32_permvarsf256(x, order), eight_words{}, __builtin_bit_cast(eight_words, order));
+  const eight_places y =
+      __builtin_bit_cast(eight_places, __builtin_ia32_permvarsf256(x, order)) & kept;
   __builtin_memcpy(to, &y, sizeof y);
 }
 #define RLHF_DETAIL_PERMUTE 1
@@ -87,14 +88,32 @@ struct flag_pattern {
   index count;
   explicit RLHF_INLINE flag_pattern(flag_word w) : word(w), bits(w.bits()), count(w.count()) {}
 };
+struct closing_pattern : flag_pattern {
+#if RLHF_DETAIL_PERMUTE
+  eight_places places;
+  explicit RLHF_INLINE closing_pattern(flag_word w)
+      : flag_pattern(w), places(places_at(compaction.close[bits] + count)) {}
+#else
+  using flag_pattern::flag_pattern;
+#endif
+};
+struct spreading_pattern : flag_pattern {
+#if RLHF_DETAIL_PERMUTE
+  eight_places places, kept;
+  explicit RLHF_INLINE spreading_pattern(flag_word w)
+      : flag_pattern(w), places(places_at(compaction.spread[bits])), kept(places >= 0) {}
+#else
+  using flag_pattern::flag_pattern;
+#endif
+};
 
 /// The flagged ones of x[0..8), one after the other, before `end`. Writes up to 8 elements there.
 template <class T>
-RLHF_INLINE void close_up(const T* x, const flag_pattern& flags, T* end) {
+RLHF_INLINE void close_up(const T* x, const closing_pattern& flags, T* end) {
   const unsigned bits = flags.bits;
 #if RLHF_DETAIL_PERMUTE
   if constexpr (sizeof(T) == 4) {
-    permute_words(x, places_at(compaction.close[bits] + flags.count), end - 8);
+    permute_words(x, flags.places, end - 8);
     return;
   } else if constexpr (sizeof(T) == 8) {
     const index low = __builtin_popcount(bits & 15), high = flags.count - low;
@@ -123,15 +142,19 @@ RLHF_INLINE void close_up(const T* x, const flag_pattern& flags, T* end) {
 /// The opposite: x[0], x[1], ... into the flagged ones of to[0..8), and +0 into the others. Reads
 /// 8 elements.
 template <class T>
-RLHF_INLINE void spread_out(const T* x, const flag_pattern& flags, T* to) {
+RLHF_INLINE void spread_out(const T* x, const spreading_pattern& flags, T* to) {
   const unsigned bits = flags.bits;
 #if RLHF_DETAIL_PERMUTE
   if constexpr (sizeof(T) == 4) {
-    spread_words(x, places_at(compaction.spread[bits]), to);
+    spread_words(x, flags.places, flags.kept, to);
   } else {
     const index low = __builtin_popcount(bits & 15);
-    spread_words(x, places_at(compaction.spread_pairs[bits & 15]), to);
-    spread_words(x + low, places_at(compaction.spread_pairs[bits >> 4]), to + 4);
+    const auto put = [](const T* from, const std::uint8_t* order, T* four) {
+      const eight_places places = places_at(order);
+      spread_words(from, places, places >= 0, four);
+    };
+    put(x, compaction.spread_pairs[bits & 15], to);
+    put(x + low, compaction.spread_pairs[bits >> 4], to + 4);
   }
 #else
   for (int j = 0; j < 8; ++j) {

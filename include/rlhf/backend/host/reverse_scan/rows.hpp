@@ -48,6 +48,7 @@ class row_scan {
   static constexpr index gap = 8;  // elements before a part that closing up its holes may write to
   static constexpr index room = scan_tile_tokens + 64 * gap + 2 * scan_block_tokens;
   static constexpr index few_tokens = 64;
+  static constexpr index short_slots = 256;
 
   const K& kernel_;
   const scan_arguments<K, Space>& a_;
@@ -59,6 +60,7 @@ class row_scan {
   bool spread_ = true;   // and open again
   bool hides_ = false;   // an output goes nowhere
   bool reads_mask_;
+  bool short_ = false;  // rows of few slots go a way of their own
 
   struct row {
     index i, begin, slots;
@@ -107,6 +109,7 @@ class row_scan {
           spread_ && (a.out[k].data == nullptr || (a.out[k].stride == 1 && !a.out[k].accumulate));
     direct_ = compact_ && spread_ && !(reads_mask_ && a.holes == hole_mode::zero);
     for (int k = 0; k < K::outputs; ++k) hides_ = hides_ || a.out[k].data == nullptr;
+    if constexpr (K::flags == 0) short_ = has_short_rows();
   }
 
   /// Rows from `first` on; `last` becomes one past the segment's end.
@@ -115,9 +118,19 @@ class row_scan {
     cut_ = false;
     positions_ = 0;
     last = first;
-    do add_row(last++);
-    while (last < a_.domain.rows && last % moment_group_rows != 0 &&
-           positions_ < moment_segment_tokens && !cut_);
+    do {
+      if (panel_ != nullptr && !panel_->holds(last)) {
+        finish_parts();
+        panel_->enter(last);
+      }
+      if constexpr (K::flags == 0) {
+        if (short_) {
+          last = add_short_rows(last);
+          continue;
+        }
+      }
+      add_row(last++);
+    } while (goes_on(last));
     finish_parts();
     auto sums = scan_.end_segment(positions_);
     if (cut_) {
@@ -271,12 +284,145 @@ class row_scan {
     }
   }
 
+  bool goes_on(index next) const {
+    return next < a_.domain.rows && next % moment_group_rows != 0 &&
+           positions_ < moment_segment_tokens && !cut_;
+  }
+  /// Whether rows are short and all tensors alike, so that one number says where a row lies.
+  bool has_short_rows() const {
+    const token_domain<Space>& d = a_.domain;
+    bool alike = direct_ && !hides_ && d.kind != arrangement::packed &&
+                 d.columns >= scan_block_tokens && d.columns <= short_slots &&
+                 (!reads_mask_ || a_.holes == hole_mode::skip);
+    for (const auto& x : a_.in) alike = alike && x.data != nullptr && x.per_row == a_.in[0].per_row;
+    for (const auto& x : a_.out) alike = alike && x.per_row == a_.in[0].per_row;
+    return alike;
+  }
+
+  /// Rows of few slots from row i on, as far as the segment goes: what add_row does, with as little
+  /// as they need. Returns the row after them.
+  RLHF_NOINLINE index add_short_rows(index i) {
+    // Copies, which no store can change.
+    const token_domain<Space> domain = a_.domain;
+    const token_input<T> after = a_.after, behind = a_.end;
+    const T* in[at_least_one(K::inputs)];
+    T* out[at_least_one(K::outputs)];
+    for (int k = 0; k < K::inputs; ++k) in[k] = a_.in[k].data;
+    for (int k = 0; k < K::outputs; ++k) out[k] = a_.out[k].data;
+    const bool masked = reads_mask_;
+    const auto* const flags = static_cast<const std::uint8_t*>(domain.mask.data());
+    const index slots = domain.columns, step = a_.in[0].per_row;
+    const index flag_step = masked ? domain.mask.stride(0) : 0;
+    const index in_group = moment_group_rows - i % moment_group_rows;
+    const index fit = scan_tile_tokens / slots;
+
+    index limit = i + (in_group < fit ? in_group : fit);
+    if (limit > domain.rows) limit = domain.rows;
+    if (panel_ != nullptr && limit > panel_->end()) limit = panel_->end();
+    const index first = i;
+    index wanted = moment_segment_tokens - positions_;
+    scan_part<K>* p = part_;
+    const auto put = [&](const auto& in_of, const auto& out_of, index count)
+        __attribute__((always_inline)) {
+      for (int k = 0; k < K::inputs; ++k) p->in[k] = in_of(k);
+      for (int k = 0; k < K::outputs; ++k) p->out[k] = out_of(k);
+      p->count = count;
+      p->ahead = 0;
+      p->counted = nullptr;
+      p->after = read(after, i, 0);
+      p->carry = static_cast<double>(read(behind, i, 0));
+      wanted -= count;
+      ++i;
+    };
+    const auto put_here = [&](index length) __attribute__((always_inline)) {
+      const index at = i * step;
+      p->apart = false;
+      clear_words(out, at, length, slots);
+      put([&](int k) { return in[k] + at; }, [&](int k) { return out[k] + at; }, length);
+      p += length > 0 ? 1 : 0;
+    };
+    if (!masked) {
+      do put_here(domain.length(i));
+      while (i < limit && wanted > 0);
+      scan_.run(part_, p - part_);
+    } else {
+      // Rows without holes stay where they are, but for those shorter than the search for holes.
+      const bool searches = slots > 4 * scan_block_tokens;
+      constexpr index here = -1;
+      index begin_of[moment_group_rows];
+      index end = 0;
+      do {
+        const index length = domain.length(i), at = i * step;
+        const std::uint8_t* const valid = flags + i * flag_step;
+        index& begin = begin_of[i - first];
+        if (searches) {
+          const index last = last_flag(valid, length);
+          if (first_unset(valid, last) == last) {
+            begin = here;
+            put_here(last);
+            continue;
+          }
+        }
+        end += gap + slots;
+        begin = close_row(in, at, valid, length, end);
+        for (int k = 0; k < K::outputs; ++k)
+          for (index j = 0; j < slots; j += 16) __builtin_prefetch(out[k] + at + j, 1);
+        p->apart = true;
+        const index from = begin;
+        put([&](int k) { return in_buffer_[k] + from; },
+            [&](int k) { return out_buffer_[k] + from; }, end - from);
+        p += from < end ? 1 : 0;
+      } while (i < limit && wanted > 0);
+      scan_.run(part_, p - part_);
+      const index ahead = (i - first) * step;
+      for (index j = first; j < i; ++j) {
+        if (begin_of[j - first] == here) continue;
+        const index length = domain.length(j), at = j * step;
+        for (int k = 0; k < K::inputs; ++k)
+          for (index z = 0; z < slots; z += 16) __builtin_prefetch(in[k] + at + ahead + z);
+        clear_words(out, at, length, slots);
+        spread_row(begin_of[j - first], flags + j * flag_step, length, out, at);
+      }
+    }
+    positions_ = moment_segment_tokens - wanted;
+    return i;
+  }
+
+  /// The valid tokens of the row at `at`, in words of 8 slots, to before `end`. Returns where they
+  /// begin.
+  RLHF_INLINE index close_row(const T* const* in, index at, const std::uint8_t* valid, index length,
+                              index end) {
+    const auto take = [&](flag_word word, index j) __attribute__((always_inline)) {
+      const closing_pattern pattern(word);
+      for (int k = 0; k < K::inputs; ++k) close_up(in[k] + at + j, pattern, in_buffer_[k] + end);
+      end -= pattern.count;
+    };
+    for (; length >= 8; length -= 8) take(flag_word::at(valid + length - 8), length - 8);
+    if (length > 0) take(flag_word::at(valid).first(length), 0);
+    return end;
+  }
+  RLHF_INLINE void spread_row(index from, const std::uint8_t* valid, index length, T* const* out,
+                              index at) const {
+    const auto put = [&](flag_word word, index j) __attribute__((always_inline)) {
+      const spreading_pattern pattern(word);
+      for (int k = 0; k < K::outputs; ++k)
+        spread_out(out_buffer_[k] + from, pattern, out[k] + at + j);
+      from += pattern.count;
+    };
+    index j = length % 8;
+    if (j > 0) put(flag_word::at(valid).first(j), 0);
+    for (; j < length; j += 8) put(flag_word::at(valid + j), j);
+  }
+
+  /// +0 from slot `from` on, before what may be written up to 7 slots further down.
+  static RLHF_INLINE void clear_words(T* const* out, index at, index from, index slots) {
+    for (index j = slots; j > from; j -= 8)
+      for (int k = 0; k < K::outputs; ++k)
+        __builtin_memset(out[k] + at + (j < 8 ? 0 : j - 8), 0, 8 * sizeof(T));
+  }
+
   /// Scans a row, or puts it to those that finish_parts scans.
   RLHF_INLINE void add_row(index i) {
-    if (panel_ != nullptr && !panel_->holds(i)) {
-      finish_parts();
-      panel_->enter(i);
-    }
     const row r = open(i);
     const index length = a_.domain.length(i);
     const index end = r.valid == nullptr ? length : last_flag(r.valid, length);
@@ -294,12 +440,14 @@ class row_scan {
     // Short rows take one number of words, which is foreseen, rather than as many as they need.
     const index reach = length > few_tokens ? end : length;
     const bool skip = r.valid != nullptr && a_.holes == hole_mode::skip;
-    const index count = skip ? count_flags(r.valid, reach) : end;
-    const bool dense = count == end;
+    const bool dense = !skip || first_unset(r.valid, end) == end;
     const index stop = dense ? end : reach;
     clear(r, stop, r.slots);
     if (used_ + stop > scan_tile_tokens + gap * parts_) finish_parts();
-    positions_ += dense ? point(r, 0, end, after, carry) : gather(r, 0, stop, count, after, carry);
+    if (dense)
+      positions_ += point(r, 0, end, after, carry);
+    else
+      gather(r, stop, after, carry);
   }
 
   /// A row of several tiles.
@@ -335,13 +483,13 @@ class row_scan {
 
   /// Makes a part of the tile that ends at `end`. Returns where it begins.
   RLHF_INLINE index begin_tile(const row& r, index end, T after, double carry) {
-    index from = end > scan_tile_tokens ? end - scan_tile_tokens : 0;
-    index count = end - from;
-    if (r.valid != nullptr && a_.holes == hole_mode::skip)
-      from = reach_back(r.valid, end, scan_tile_tokens, count);
-    positions_ += count == end - from ? point(r, from, end, after, carry)
-                                      : gather(r, from, end, count, after, carry);
-    return from;
+    const index from = end > scan_tile_tokens ? end - scan_tile_tokens : 0;
+    if (r.valid == nullptr || a_.holes != hole_mode::skip ||
+        first_unset(r.valid + from, end - from) == end - from) {
+      positions_ += point(r, from, end, after, carry);
+      return from;
+    }
+    return gather(r, end, after, carry);
   }
 
   /// Where slots that end at `end` begin, so that they hold `most` valid tokens or all there are.
@@ -375,10 +523,15 @@ class row_scan {
   RLHF_INLINE index point(const row& r, index from, index end, T after, double carry) {
     scan_part<K>& p = part_[parts_];
     p.count = end - from;
+    p.apart = false;
     p.after = after;
     p.carry = carry;
     p.counted = r.valid != nullptr && a_.holes != hole_mode::skip ? r.valid + from : nullptr;
+    p.ahead = 0;
     if (direct_) {
+      // Slots of the next tile, or row, as far from its end as these are.
+      const bool more = from > 0 || r.i + 1 < a_.domain.rows;
+      if (more) p.ahead = from > 0 ? from - end : 2 * r.slots - end;
       for (int k = 0; k < K::inputs; ++k)
         p.in[k] = r.in[k] == nullptr ? absent_[k] : r.in[k] + from;
       for (int k = 0; k < K::flags; ++k)
@@ -448,58 +601,67 @@ class row_scan {
     }
   }
 
-  /// A part with holes: its `count` valid tokens, close together. From the end to the beginning,
-  /// as rows of several tiles are read: memory is fetched ahead in one direction only. What scatter
-  /// will write to is fetched along the way.
-  RLHF_NOINLINE index gather(const row& r, index from, index end, index count, T after,
-                             double carry) {
-    scan_part<K>& p = part_[parts_];
-    const index begin = used_ + gap;
-    for (int k = 0; k < K::inputs; ++k)
-      p.in[k] = r.in[k] == nullptr ? absent_[k] : in_buffer_[k] + begin;
-    for (int k = 0; k < K::flags; ++k)
-      p.flag[k] = r.flag[k] == nullptr ? no_flag_ : flag_buffer_[k] + begin;
-    for (int k = 0; k < K::outputs; ++k) p.out[k] = out_buffer_[k] + begin;
-    p.count = count;
-    p.after = after;
-    p.carry = carry;
-    p.counted = nullptr;
-    origin_[parts_++] = {r.i, from, end, false};
-    used_ = begin + count;
-
-    index j = end, to = used_;
+  /// A part with holes: the last 1,024 valid tokens before `end`, or all there are, close together.
+  /// Returns where the first one is, or 0. From the end to the beginning, as rows of several tiles are
+  /// read: memory is fetched ahead in one direction only. What scatter will write to is fetched along
+  /// the way.
+  RLHF_NOINLINE index gather(const row& r, index end, T after, double carry) {
+    index left = scan_tile_tokens < end ? scan_tile_tokens : end;
+    const index last = used_ + gap + left;
+    index j = end, to = last;
     if (compact_ && r.slots >= 8) {
       const row here = r;  // pointers that no store can change
       const auto take = [&](flag_word word, index at) __attribute__((always_inline)) {
-        const flag_pattern w(word);
+        const closing_pattern w(word);
         for (int k = 0; k < K::inputs; ++k)
           if (here.in[k] != nullptr) close_up(here.in[k] + at, w, in_buffer_[k] + to);
         for (int k = 0; k < K::flags; ++k)
           if (here.flag[k] != nullptr) close_up(here.flag[k] + at, w, flag_buffer_[k] + to);
         to -= w.count;
+        left -= w.count;
       };
-      for (; j - 16 >= from; j -= 16) {
+      for (; j >= 16 && left >= 16; j -= 16) {
         for (int k = 0; k < K::outputs; ++k)
           if (here.out[k] != nullptr) __builtin_prefetch(here.out[k] + (j - 16), 1);
         take(flag_word::at(here.valid + j - 8), j - 8);
         take(flag_word::at(here.valid + j - 16), j - 16);
       }
-      for (; j - 8 >= from; j -= 8) take(flag_word::at(here.valid + j - 8), j - 8);
-      if (j > from) {
-        const index at = from + 8 <= r.slots ? from : r.slots - 8;
-        take(flag_word::at(here.valid + at).last(8 - (from - at)).first(j - at), at);
+      while (j > 0 && left > 0) {
+        const index at = j < 8 ? 0 : j - 8;
+        flag_word word = flag_word::at(here.valid + at).first(j - at);
+        index from = at;
+        while (word.count() > left) word = word.last(8 - (++from - at));
+        take(word, at);
+        j = from;
       }
-      return count;
+    } else {
+      while (j > 0 && left > 0) {
+        if (r.valid[--j] == 0) continue;
+        --to;
+        --left;
+        for (int k = 0; k < K::inputs; ++k)
+          if (r.in[k] != nullptr) in_buffer_[k][to] = r.in[k][j * a_.in[k].stride];
+        for (int k = 0; k < K::flags; ++k)
+          if (r.flag[k] != nullptr) flag_buffer_[k][to] = r.flag[k][j * a_.flag[k].stride];
+      }
     }
-    while (j-- > from) {
-      if (r.valid[j] == 0) continue;
-      --to;
-      for (int k = 0; k < K::inputs; ++k)
-        if (r.in[k] != nullptr) in_buffer_[k][to] = r.in[k][j * a_.in[k].stride];
-      for (int k = 0; k < K::flags; ++k)
-        if (r.flag[k] != nullptr) flag_buffer_[k][to] = r.flag[k][j * a_.flag[k].stride];
-    }
-    return count;
+
+    scan_part<K>& p = part_[parts_];
+    for (int k = 0; k < K::inputs; ++k)
+      p.in[k] = r.in[k] == nullptr ? absent_[k] + gap : in_buffer_[k] + to;
+    for (int k = 0; k < K::flags; ++k)
+      p.flag[k] = r.flag[k] == nullptr ? no_flag_ : flag_buffer_[k] + to;
+    for (int k = 0; k < K::outputs; ++k) p.out[k] = out_buffer_[k] + to;
+    p.count = last - to;
+    p.ahead = 0;
+    p.apart = true;
+    p.after = after;
+    p.carry = carry;
+    p.counted = nullptr;
+    origin_[parts_++] = {r.i, j, end, false};
+    used_ = last;
+    positions_ += p.count;
+    return j;
   }
 
   RLHF_NOINLINE void scatter(const scan_part<K>& p, const origin& o) const {
@@ -511,17 +673,18 @@ class row_scan {
       const index ahead = !more ? 0 : o.from > 0 ? o.from - o.end : 2 * r.slots - o.end;
       const row here = r;  // pointers that no store can change
       const index begin = p.out[0] - out_buffer_[0];
-      const auto put = [&](const flag_pattern& w, index from, index at)
+      const auto put = [&](const spreading_pattern& w, index from, index at)
           __attribute__((always_inline)) {
         for (int k = 0; k < K::outputs; ++k)
           if (here.out[k] != nullptr) spread_out(out_buffer_[k] + from, w, here.out[k] + at);
       };
       // What is less than a word first: the word it is put with covers slots that come later.
       const index rest = (o.end - o.from) % 8;
-      if (rest > 0) put(flag_pattern(flag_word::at(r.valid + o.from).first(rest)), begin, o.from);
+      if (rest > 0)
+        put(spreading_pattern(flag_word::at(r.valid + o.from).first(rest)), begin, o.from);
       index y = begin + p.count;
       const auto put_before = [&](index at) __attribute__((always_inline)) {
-        const flag_pattern w(flag_word::at(here.valid + at));
+        const spreading_pattern w(flag_word::at(here.valid + at));
         put(w, y -= w.count, at);
       };
       index j = o.end;

@@ -5,6 +5,7 @@
 #include "rlhf/backend/host/reverse_scan/compaction.hpp"
 #include "rlhf/backend/host/reverse_scan/moments.hpp"
 #include "rlhf/backend/host/reverse_scan/powers.hpp"
+#include "rlhf/backend/host/row_panel.hpp"
 
 namespace rlhf::inline RLHF_COMPUTE::detail {
 
@@ -18,6 +19,8 @@ struct scan_part {
   const std::uint8_t* counted;  // null: every step is a valid token
   T* out[at_least_one(K::outputs)];
   index count;
+  index ahead;   // elements from here to what comes next, which is fetched along the way; or 0
+  bool apart;    // a block of memory before its own, of every array, may be read and written
   T after;       // the shifted input after the last step
   double carry;  // x after the last step; once 1,024 are scanned, x of the first one
 };
@@ -155,25 +158,41 @@ class tile_scan {
     return sum_lanes<scan_block_tokens>(lane);
   }
 
-  /// The 8 steps at `at`, the m-th block from the part's end. Without outputs, only their link.
-  template <bool Last, bool Writes = true>
-  RLHF_INLINE void block(const K& kernel, const part& s, index at, index m, link& from) const {
-    const V zero = math::constant<V>(0);
-    lanes t;
-    values x;
+  /// Inputs and b of the 8 steps at `at`, which may be the last ones.
+  static RLHF_INLINE void read_steps(const K& kernel, const part& s, index at, bool last,
+                                     lanes& t) {
     for (int p = 0; p < packs; ++p) {
       const index begin = at + p * width;
       for (int k = 0; k < K::inputs; ++k) t[p].in[k] = math::load<V>(s.in[k] + begin);
       for (int k = 0; k < K::flags; ++k) t[p].flag[k] = math::load_flags<V>(s.flag[k] + begin);
       if constexpr (K::shifted >= 0) {
-        if (Last && p == packs - 1)
+        if (last && p == packs - 1)
           t[p].next = shift_in(t[p].in[K::shifted], s.after);
         else
           t[p].next = math::load<V>(s.in[K::shifted] + begin + 1);
       }
       kernel.step(t[p]);
-      x[p] = t[p].b;
     }
+  }
+  /// The outputs of the 8 steps at `at`.
+  static RLHF_INLINE void write_steps(const K& kernel, const part& s, index at, const values& x,
+                                      lanes& t) {
+    for (int p = 0; p < packs; ++p) {
+      t[p].x = x[p];
+      kernel.emit(t[p]);
+      for (int k = 0; k < outputs; ++k)
+        math::store(s.out[k] + at + p * width, t[p].out[k] + math::constant<V>(0));  // never −0
+    }
+  }
+
+  /// The 8 steps at `at`, the m-th block from the part's end. Without outputs, only their link.
+  template <bool Last, bool Writes = true>
+  RLHF_INLINE void block(const K& kernel, const part& s, index at, index m, link& from) const {
+    const V zero = math::constant<V>(0);
+    lanes t;
+    read_steps(kernel, s, at, Last, t);
+    values x;
+    for (int p = 0; p < packs; ++p) x[p] = t[p].b;
     std::uint64_t stops = 0;
     for (int k = 0; k < K::flags; ++k) stops |= flag_word::at(s.flag[k] + at).bytes;
 
@@ -232,13 +251,7 @@ class tile_scan {
       from.held = 0;
     }
 
-    if constexpr (Writes)
-      for (int p = 0; p < packs; ++p) {
-        t[p].x = x[p];
-        kernel.emit(t[p]);
-        for (int k = 0; k < outputs; ++k)
-          math::store(s.out[k] + at + p * width, t[p].out[k] + zero);  // never −0
-      }
+    if constexpr (Writes) write_steps(kernel, s, at, x, t);
   }
 
   static RLHF_INLINE link begin(double carry) {
@@ -250,32 +263,101 @@ class tile_scan {
     return {static_cast<double>(math::first(from.chain)), scale};
   }
 
-  /// x and the outputs of a part.
-  RLHF_INLINE void solve(part& s) const {
+  /// x and the outputs of a part's whole blocks. Returns x behind what is left of it.
+  RLHF_INLINE T solve_blocks(part& to) const {
     const K kernel = kernel_;
+    const part s = to;  // pointers that no store can change
     const index blocks = s.count / scan_block_tokens;
-    const index rest = s.count % scan_block_tokens;
     link from = begin(s.carry);
     index at = s.count;
     if (blocks > 0) block<true>(kernel, s, at -= scan_block_tokens, 0, from);
     for (index m = 1; m < blocks; ++m) block<false>(kernel, s, at -= scan_block_tokens, m, from);
-    if (rest == 0) {
-      if (s.count < scan_tile_tokens) return;  // the row begins here
-      s.carry = end(from).carry(from.held);
-      return;
-    }
+    if (s.count == scan_tile_tokens) to.carry = end(from).carry(from.held);
     const T reached = varying ? math::first(from.reach) : power_.block[blocks];
-    T later = reached > T(0) ? math::fma(reached, math::first(from.outer), math::first(from.chain))
-                             : math::first(from.chain);
-    for (at = rest; at-- > 0;) {
+    return reached > T(0) ? math::fma(reached, math::first(from.outer), math::first(from.chain))
+                          : math::first(from.chain);
+  }
+
+  /// The steps at a part's beginning that are no whole block, one by one from `later` on.
+  RLHF_NOINLINE void solve_rest(const part& s, T later) const {
+    for (index at = s.count % scan_block_tokens; at-- > 0;) {
       const scan_lanes<S, K> t = one_step(s, at, later);
       later = math::first(t.x);
       for (int k = 0; k < outputs; ++k) s.out[k][at] = math::first(t.out[k]) + T(0);
     }
   }
 
-  /// Adds the outputs of parts to the moments, block by block from the end of each. Masked: some
-  /// steps are no valid tokens; their outputs become +0.
+  /// The same of up to 8 parts that are apart: each in a lane of its own. What lies before a part
+  /// runs along in its lane, and its outputs end up where nobody reads them.
+  RLHF_NOINLINE void solve_rests(const part* const* parts, const T* later, int n) const {
+    constexpr index side = scan_block_tokens;
+    alignas(32) T by_part[side][side], by_step[side][side];
+    const auto turn = [](const T(&from)[side][side], T(&to)[side][side]) {
+      for (index i = 0; i < side; i += square<T>::side)
+        for (index j = 0; j < side; j += square<T>::side)
+          square<T>::move(&from[i][j], side, &to[j][i], side);
+    };
+    const K kernel = kernel_;
+    const auto read = [&](const part& s, lanes& t) __attribute__((always_inline)) {
+      const index at = s.count % side - side;
+      read_steps(kernel, s, at, s.count < side, t);
+      return at;
+    };
+    for (int i = 0; i < side; ++i) {
+      lanes t;
+      read(*parts[i < n ? i : 0], t);
+      for (int p = 0; p < packs; ++p) math::store(by_part[i] + p * width, t[p].b);
+    }
+    turn(by_part, by_step);
+    for (int p = 0; p < packs && !stands_alone_; ++p) {
+      V x = math::load<V>(later + p * width);
+      for (index j = side; j-- > 0;) {
+        T* const at = by_step[j] + p * width;
+        x = math::fma(one_, x, math::load<V>(at));
+        math::store(at, x);
+      }
+    }
+    turn(by_step, by_part);
+    for (int i = 0; i < n; ++i) {
+      lanes t;
+      const index at = read(*parts[i], t);
+      write_steps(kernel, *parts[i], at, load(by_part[i]), t);
+    }
+  }
+
+  /// x and the outputs of up to 8 parts.
+  RLHF_INLINE void solve(part* parts, index n) const {
+    constexpr bool plain = K::flags == 0 && !varying;
+    const part* rest[scan_block_tokens];
+    alignas(32) T later[scan_block_tokens] = {};
+    int rests = 0;
+    for (part* s = parts; s != parts + n; ++s) {
+      const T x = solve_blocks(*s);
+      const int left = s->count % scan_block_tokens != 0 ? 1 : 0;
+      if (plain && s->apart) {
+        rest[rests] = s;
+        later[rests] = x;
+        rests += left;
+      } else if (left != 0) {
+        solve_rest(*s, x);
+      }
+    }
+    if constexpr (plain)
+      if (rests > 2) {
+        solve_rests(rest, later, rests);
+        return;
+      }
+    for (int i = 0; i < rests; ++i) solve_rest(*rest[i], later[i]);
+  }
+
+  RLHF_INLINE void add_odd(int k, T y) {
+    const double d = static_cast<double>(y) - shift_[k];
+    odd_sum_[k] += d;
+    odd_square_[k] = math::fma(d, d, odd_square_[k]);
+  }
+
+  /// Adds the outputs of up to 8 parts to the moments, block by block from the end of each. Masked:
+  /// some steps are no valid tokens; their outputs become +0.
   template <bool Masked>
   RLHF_INLINE void add_moments(const part* parts, index n) {
     const V zero = math::constant<V>(0);
@@ -288,10 +370,17 @@ class tile_scan {
       sum[k] = sum_[k];
       square[k] = square_[k];
     });
+    constexpr index most_odd = scan_block_tokens * scan_block_tokens;
+    T odd[at_least_one(outputs)][most_odd];
+    index odd_from = most_odd;
     for (const part* s = parts; s != parts + n; ++s) {
       index at = s->count;
       for (; at >= scan_block_tokens; at -= scan_block_tokens) {
         const index first = at - scan_block_tokens;
+        if (s->ahead != 0 && (first & 8) != 0) {
+          for (int k = 0; k < K::inputs; ++k) __builtin_prefetch(s->in[k] + first + s->ahead);
+          for (int k = 0; k < outputs; ++k) __builtin_prefetch(s->out[k] + first + s->ahead, 1);
+        }
         unrolled<outputs>([&](auto k) __attribute__((always_inline)) {
           values y = load(s->out[k] + first);
           block_of<D, wide> d;  // not behind the branch, where nvcc 13 does not see it
@@ -310,19 +399,32 @@ class tile_scan {
           }
         });
       }
-      while (at-- > 0) {
-        const bool valid = !Masked || s->counted[at] != 0;
-        for (int k = 0; k < outputs; ++k) {
-          if (!valid) {
-            s->out[k][at] = T(0);
-            continue;
+      if constexpr (Masked) {
+        while (at-- > 0) {
+          const bool valid = s->counted[at] != 0;
+          for (int k = 0; k < outputs; ++k) {
+            if (valid)
+              add_odd(k, s->out[k][at]);
+            else
+              s->out[k][at] = T(0);
           }
-          const double d = static_cast<double>(s->out[k][at]) - shift_[k];
-          odd_sum_[k] += d;
-          odd_square_[k] = math::fma(d, d, odd_square_[k]);
         }
+      } else {
+        // All of them together: a loop for each part would be left at another step every time.
+        for (int k = 0; k < outputs; ++k) {
+          if (s->apart)
+            for (int p = 0; p < packs; ++p)
+              math::store(odd[k] + odd_from - 8 + p * width,
+                          math::load<V>(s->out[k] + at - 8 + p * width));
+          else
+            for (index j = 0; j < at; ++j) odd[k][odd_from - at + j] = s->out[k][j];
+        }
+        odd_from -= at;
       }
     }
+    if constexpr (!Masked)
+      for (index at = most_odd; at-- > odd_from;)
+        for (int k = 0; k < outputs; ++k) add_odd(k, odd[k][at]);
     unrolled<outputs>([&](auto k) __attribute__((always_inline)) {
       sum_[k] = sum[k];
       square_[k] = square[k];
@@ -390,11 +492,14 @@ class tile_scan {
   RLHF_NOINLINE void run(part* parts, index n) {
     if (n == 0) return;
     if (fresh_) choose_shift(parts[0]);
-    for (index i = 0; i < n; ++i) solve(parts[i]);
-    if (parts[0].counted == nullptr)
-      add_moments<false>(parts, n);
-    else
-      add_moments<true>(parts, n);
+    for (index i = 0; i < n; i += scan_block_tokens) {
+      const index some = n - i < scan_block_tokens ? n - i : scan_block_tokens;
+      solve(parts + i, some);
+      if (parts[0].counted == nullptr)
+        add_moments<false>(parts + i, some);
+      else
+        add_moments<true>(parts + i, some);
+    }
   }
 };
 
