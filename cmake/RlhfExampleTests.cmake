@@ -22,6 +22,7 @@ endforeach()
 
 # What the pipeline does with files: bad lines, no usable pair, the same seed twice, an interrupt.
 if(TARGET rlhf_pipeline)
+  target_compile_options(rlhf_pipeline PRIVATE ${rlhf_test_optimise})
   add_test(NAME example.rlhf_pipeline_files COMMAND "${CMAKE_COMMAND}"
            "-DPROGRAM=$<TARGET_FILE:rlhf_pipeline>"
            "-DFOLDER=${CMAKE_CURRENT_BINARY_DIR}/examples/rlhf_pipeline_files"

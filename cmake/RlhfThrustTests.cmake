@@ -59,6 +59,9 @@ if(NOT CMAKE_CUDA_COMPILER)
   return()
 endif()
 enable_language(CUDA)
+# To nvcc an -O is the host compiler's alone, and stands behind any that is handed through.
+string(REGEX REPLACE "-O[0-9]" "-Xcompiler=${RLHF_TEST_OPTIMISE}" CMAKE_CUDA_FLAGS_RELEASE
+       "${CMAKE_CUDA_FLAGS_RELEASE}")
 if(rlhf_thrust_cu)
   list(FILTER rlhf_thrust_cu EXCLUDE REGEX "/graph_test\\.cu$")
   add_library(rlhf_test_cuda_graph OBJECT thrust/graph_test.cu)
