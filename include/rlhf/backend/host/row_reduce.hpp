@@ -74,28 +74,35 @@ index first_of(const scalar_of<V>* x, index n, scalar_of<V> value) {
   return n;
 }
 
-/// Below, e^d is taken for 0: it is nothing beside the 1 of the tile's maximum.
+/// From here down, e^d is taken for 0: it is nothing beside the 1 of the tile's maximum.
 template <class T>
 inline constexpr T vanishing = sizeof(T) == sizeof(float) ? T(-87) : T(-708);
+/// A number there whose power of two math::exp_bounded takes for 0 by itself.
+template <class T>
+inline constexpr T vanished = sizeof(T) == sizeof(float) ? T(-88) : T(-709);
 
-/// e = exp(d) and the lane sums of e and e·d, d = (x − top) / temperature <= 0. Meanwhile what
-/// stands at `ahead`, as many elements again, comes into the cache. `e` may be x.
-template <class V, storage L>
-void exponentials(const scalar_of<V>* x, index n, scalar_of<V> top, scalar_of<V> inverse,
-                  const L* ahead, scalar_of<V>* e, scalar_of<V>* sum, scalar_of<V>* weighted) {
+/// exponentials(), `Scaled` where the temperature is not 1.
+template <class V, bool Scaled, storage L>
+RLHF_INLINE void exponentials_at(const scalar_of<V>* x, index n, scalar_of<V> top,
+                                 scalar_of<V> inverse, const L* ahead, scalar_of<V>* e,
+                                 scalar_of<V>* sum, scalar_of<V>* weighted) {
   constexpr index line = 64 / static_cast<index>(sizeof(L));
   constexpr int packs = packs_per_step<V>;
   const V zero = math::constant<V>(0);
   const V m = math::constant<V>(top), scale = math::constant<V>(inverse);
   const V lowest = math::constant<V>(vanishing<scalar_of<V>>);
+  const V beyond = math::constant<V>(vanished<scalar_of<V>>);
   step_of<V> s, w;
   for (int p = 0; p < packs; ++p) s[p] = w[p] = zero;
   for (index v = 0; v < n; v += virtual_lanes) {
     for (index at = v; at < v + virtual_lanes; at += line) __builtin_prefetch(ahead + at);
     for (int p = 0; p < packs; ++p) {
       const index at = v + p * math::width<V>;
-      const V d = (math::max)((math::load<V>(x + at) - m) * scale, lowest);  // NaN comes through
-      const V y = math::select(d <= lowest, zero, math::exp_bounded(d));
+      V d = math::load<V>(x + at) - m;
+      if constexpr (Scaled) d = d * scale;
+      d = math::select(d <= lowest, beyond, d);  // NaN comes through
+      V y = math::exp_bounded(d);
+      math::detail::keep_rounding(y);  // its product is not fused with the sum
       math::store(e + at, y);
       s[p] = s[p] + y;
       w[p] = math::fma(y, d, w[p]);
@@ -105,6 +112,18 @@ void exponentials(const scalar_of<V>* x, index n, scalar_of<V> top, scalar_of<V>
     math::store(sum + p * math::width<V>, s[p]);
     math::store(weighted + p * math::width<V>, w[p]);
   }
+}
+
+/// e = exp(d) and the lane sums of e and e·d, d = (x − top) / temperature <= 0. Meanwhile what
+/// stands at `ahead`, as many elements again, comes into the cache. `e` may be x.
+template <class V, storage L>
+RLHF_NOINLINE void exponentials(const scalar_of<V>* x, index n, scalar_of<V> top,
+                                scalar_of<V> inverse, const L* ahead, scalar_of<V>* e,
+                                scalar_of<V>* sum, scalar_of<V>* weighted) {
+  if (inverse == 1)
+    exponentials_at<V, false>(x, n, top, inverse, ahead, e, sum, weighted);
+  else
+    exponentials_at<V, true>(x, n, top, inverse, ahead, e, sum, weighted);
 }
 
 template <class T>
