@@ -164,11 +164,12 @@ struct add_members {
   const double* x;
   index rows;
   double* to;
-  RLHF_HOST_DEVICE void operator()(index k) const {
-    double s = 0;
-    for (index b = 0; b < rows; ++b) s += x[4 * b + k];
-    to[k] = s;
-    if (k == 0) to[4] = static_cast<double>(rows);
+  RLHF_HOST_DEVICE void operator()(index) const {
+    double s[4] = {};  // side by side: one read, and no sum waits for another
+    for (index b = 0; b < rows; ++b)
+      for (int k = 0; k < 4; ++k) s[k] += x[4 * b + k];
+    for (int k = 0; k < 4; ++k) to[k] = s[k];
+    to[4] = static_cast<double>(rows);
   }
 };
 
@@ -271,7 +272,7 @@ result_of<Exec, ensemble_result> ensemble_reward(
   double* const figures = run.template allocate<double>(5);
   combine.figures = run.template allocate<double>(4 * rows);
   run.for_each(rows, combine);
-  run.for_each(4, detail::add_members{combine.figures, rows, figures});
+  run.for_each(1, detail::add_members{combine.figures, rows, figures});
   return run.template finish<ensemble_result>(figures, &detail::read_ensemble);
 }
 
