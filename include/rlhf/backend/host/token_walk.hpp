@@ -110,7 +110,8 @@ class token_walk {
   index scale_row_ = -1;
   bool row_scales_ = false;
   bool joins_ = false;
-  bool whole_ = false;  // one stretch of memory may serve the tile
+  bool whole_ = false;   // one stretch of memory may serve the tile
+  bool ragged_ = false;  // the tile's last step is masked by flags, and no other
   token_tile<T> tile_;
   lanes_masked masked_ = lanes_masked::no;
   alignas(64) T weight_[tile_tokens<T>];
@@ -341,6 +342,7 @@ class token_walk {
   }
 
   RLHF_NOINLINE void load_mask() {
+    ragged_ = false;
     const mask_view<host_space>& mask = domain_.mask;
     const index step = domain_.mask_stride();
     const bool weighs = mask.kind() == mask_kind::weight32 || mask.kind() == mask_kind::weight64;
@@ -358,8 +360,17 @@ class token_walk {
       tile_.weights = weight_;
       return;
     }
-    if (mask.kind() == mask_kind::none && !ends) {
+    const piece& first = pieces_[0];
+    if (mask.kind() == mask_kind::none &&
+        (!ends || (count_ == 1 && first.run.rows == 1 && first.steps > 1))) {
       masked_ = lanes_masked::no;
+      if (!ends) return;
+      // A row that ends within its last step: flags of that step are enough.
+      std::uint8_t* const last = flag_ + (first.steps - 1) * virtual_lanes;
+      const index there = first.tokens % virtual_lanes;
+      for (index j = 0; j < virtual_lanes; ++j) last[j] = j < there ? 1 : 0;
+      tile_.flags = flag_;
+      ragged_ = true;
       return;
     }
     masked_ = lanes_masked::by_flags;
@@ -426,7 +437,9 @@ class token_walk {
     if (masked_ == lanes_masked::by_flags)
       sweep_blocks();
     else
-      work_.sweep(work_.kernel, tile_, masked_, 0, steps_, lanes_.lanes());
+      work_.sweep(work_.kernel, tile_, masked_, 0, ragged_ ? steps_ - 1 : steps_, lanes_.lanes());
+    if (ragged_)
+      work_.sweep(work_.kernel, tile_, lanes_masked::by_flags, steps_ - 1, 1, lanes_.lanes());
     for (int k = 0; k < work_.outputs; ++k)
       if (work_.out[k].data != nullptr && memory_.out[k] == memory_.out_buffer + k * tile_tokens<T>)
         store(k);
