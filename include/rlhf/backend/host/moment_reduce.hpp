@@ -157,6 +157,19 @@ class moment_flush {
     V value[all_series][all_packs], weight[all_packs];
     mask_of<V> have[all_packs];
     const V zero = math::constant<V>(0), one = math::constant<V>(1);
+    if (pieces_ > 0 && piece_[0].first < steps_of_guess && piece_[0].masked == lanes_masked::no) {
+      // The first step there is has a number in every lane.
+      V x[all_series], w = one;
+      mask_of<V> counted = one > zero;
+      for (V& of : x) of = zero;
+      for (int p = 0; p < packs; ++p) {
+        read<lanes_masked::no>(piece_[0], p * math::width<V>, x, w, counted);
+        for (int k = 0; k < K::size; ++k) value[k][p] = x[k];
+      }
+      for (int k = 0; k < K::size; ++k)
+        shift[k] = static_cast<T>(tree_of_lanes(value[k]) / static_cast<double>(virtual_lanes));
+      return true;
+    }
     for (int p = 0; p < packs; ++p) {
       have[p] = zero > zero;
       for (int k = 0; k < K::size; ++k) value[k][p] = zero;
