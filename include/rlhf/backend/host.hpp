@@ -23,6 +23,7 @@ class host_run {
   index panels_bytes_ = 0;
 
   static constexpr index flushes_per_unit = 16;
+  static constexpr index groups_per_thread = 16;  // with fewer, groups are cut: shares stay equal
   static constexpr index bytes_that_stay = index{16} << 20;  // larger outputs go past the caches
   static constexpr index few = 1024;  // below, waking a pool costs more than the loop
 
@@ -141,7 +142,7 @@ class host_run {
     const index threads = exec_.concurrency();
     const detail::panel_plan plan = plan_panels(detail::views_of(a), rows_per_group);
     const index units_per_group =
-        threads > 1 && groups < 4 * threads && !plan ? units_of_group(a.domain) : 1;
+        threads > 1 && groups < groups_per_thread * threads && !plan ? units_of_group(a.domain) : 1;
     constexpr index per_unit = flushes_per_unit * steps_per_flush;
     totals* const partial = threads > 1 ? allocate<totals>(groups * units_per_group) : nullptr;
     if (arena_.dry()) return;
@@ -379,7 +380,7 @@ class host_run {
     index units_per_group = 1;
     const detail::panel_plan plan = plan_panels(detail::views_of(work), rows_per_group);
     if (threads > 1) {
-      if (groups < 4 * threads && !plan) units_per_group = units_of_group(domain);
+      if (groups < groups_per_thread * threads && !plan) units_per_group = units_of_group(domain);
       partial = allocate<double>(groups * units_per_group * all.size());
     }
     if (arena_.dry()) return;
