@@ -50,40 +50,89 @@ long repeats_of(const repeat& call) {
   return std::max(1L, std::lround(static_cast<double>(n) * round_seconds / s));
 }
 
+/// Memory of the copies.
+struct copy_memory {
+  memory from, to;
+};
+const copy_memory& memory_of_copy(std::size_t half) {
+  static copy_memory m;
+  const bool wasteful = m.from.size() > std::size_t{1} << 30 && m.from.size() / 4 > half;
+  if (m.from.size() < half || wasteful) {
+    m.from = memory(half);
+    m.to = memory(half);
+    std::memset(m.from.data(), 1, half);
+    std::memset(m.to.data(), 2, half);
+  }
+  return m;
+}
+
 /// Seconds of the fastest copy that reads bytes / 2 and writes bytes / 2.
 double copy_seconds(clock_kind clock, double bytes) {
-  static memory from, to;
   const auto half = static_cast<std::size_t>(bytes / 2);
-  const bool wasteful = from.size() > std::size_t{1} << 30 && from.size() / 4 > half;
-  if (from.size() < half || wasteful) {
-    from = memory(half);
-    to = memory(half);
-    std::memset(from.data(), 1, half);
-    std::memset(to.data(), 2, half);
-  }
-  const repeat copy = [half](long times) {
+  const copy_memory& m = memory_of_copy(half);
+  const repeat copy = [half, &m](long times) {
     for (long k = 0; k < times; ++k) {
-      std::memcpy(to.data(), from.data(), half);
+      std::memcpy(m.to.data(), m.from.data(), half);
       benchmark::ClobberMemory();
     }
   };
   return time_rounds(clock, 0.002, copy).best;
 }
 
-/// Seconds of one exponential: e^-x in place, which stays within 0 and 1 for ever.
-double exp_seconds(clock_kind clock) {
+constexpr std::size_t exps = 4096;  // 16 KiB
+
+/// e^-x in place, which stays within 0 and 1 for ever.
+void exponentials(float* x) {
   using V = rlhf::math::native_lane<float>;
-  constexpr std::size_t n = 4096;  // 16 KiB
   constexpr std::size_t step = static_cast<std::size_t>(rlhf::math::width<V>);
-  static std::vector<float> x(n, 0.5f);
+  for (std::size_t k = 0; k < exps; k += step)
+    rlhf::math::store(x + k, rlhf::math::exp(-rlhf::math::load<V>(x + k)));
+  benchmark::ClobberMemory();
+}
+
+/// Seconds of one exponential.
+double exp_seconds(clock_kind clock) {
+  static std::vector<float> x(exps, 0.5f);
   const repeat loop = [](long times) {
-    for (long t = 0; t < times; ++t) {
-      for (std::size_t k = 0; k < n; k += step)
-        rlhf::math::store(x.data() + k, rlhf::math::exp(-rlhf::math::load<V>(x.data() + k)));
-      benchmark::ClobberMemory();
-    }
+    for (long t = 0; t < times; ++t) exponentials(x.data());
   };
-  return time_rounds(clock, 0.002, loop).best / static_cast<double>(n);
+  return time_rounds(clock, 0.002, loop).best / static_cast<double>(exps);
+}
+
+/// Time of f(0) ... f(n - 1) one after the other, over the time when they are shared.
+double speedup_of(const share& threads, std::ptrdiff_t n,
+                  const std::function<void(std::ptrdiff_t)>& f) {
+  constexpr double seconds = 0.004;
+  const repeat alone = [&](long times) {
+    for (long t = 0; t < times; ++t)
+      for (std::ptrdiff_t i = 0; i < n; ++i) f(i);
+  };
+  const repeat shared = [&](long times) {
+    for (long t = 0; t < times; ++t) threads(n, f);
+  };
+  const double one = time_rounds(clock_kind::wall, seconds, alone).best;
+  return one / time_rounds(clock_kind::wall, seconds, shared).best;
+}
+
+double exp_speedup(const share& threads) {
+  constexpr std::ptrdiff_t buffers = 16;
+  constexpr int turns = 16;  // 30 us and more: the threads' start is small beside them
+  static std::vector<float> x(exps * buffers, 0.5f);
+  return speedup_of(threads, buffers, [](std::ptrdiff_t i) {
+    for (int k = 0; k < turns; ++k) exponentials(x.data() + static_cast<std::size_t>(i) * exps);
+  });
+}
+
+double copy_speedup(const share& threads, double bytes) {
+  constexpr std::size_t parts = 16;
+  const auto half = static_cast<std::size_t>(bytes / 2);
+  const copy_memory& m = memory_of_copy(half);
+  return speedup_of(threads, parts, [half, &m](std::ptrdiff_t i) {
+    const std::size_t part = static_cast<std::size_t>(i);
+    const std::size_t from = part * half / parts, to = (part + 1) * half / parts;
+    std::memcpy(m.to.data() + from, m.from.data() + from, to - from);
+    benchmark::ClobberMemory();
+  });
 }
 
 }  // namespace
@@ -112,7 +161,7 @@ timing time_rounds(clock_kind clock, double seconds, const repeat& call,
 }
 
 void measure(benchmark::State& state, const work& of, const repeat& call,
-             const std::function<void()>& prepare, const repeat& one_thread) {
+             const std::function<void()>& prepare, const repeat& one_thread, const share& threads) {
   const double seconds = the_settings().seconds;
   const clock_kind clock = of.threads == 1 ? clock_kind::thread_cpu : clock_kind::wall;
   for (auto _ : state) {
@@ -138,6 +187,10 @@ void measure(benchmark::State& state, const work& of, const repeat& call,
     if (one_thread) {
       counters["speedup"] = one.best / t.best;
       if (of.goal_speedup > 0 && one.best > 1.5 * copy) counters["goal_speedup"] = of.goal_speedup;
+    }
+    if (threads) {
+      counters["exp_speedup"] = exp_speedup(threads);
+      counters["copy_speedup"] = copy_speedup(threads, of.bytes);
     }
     counters["GBps"] = of.bytes / t.best * 1e-9;
     counters["copy_ns"] = copy / of.items * 1e9;

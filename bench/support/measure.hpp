@@ -18,11 +18,14 @@
 //     copy_ns      the copy's time per token
 //     exp_ns       the time of one exponential
 //     speedup      wall time of one thread over that of two
+//     exp_speedup  the same of exponentials in L1: what the machine's processors are worth just now
+//     copy_speedup the same of the copy: what its memory is worth
 //     goal_speedup what it should be, where a goal is set
 //     unsteady     1 where the two copies differ by more than 10 %
 
 #include <benchmark/benchmark.h>
 
+#include <cstddef>
 #include <functional>
 
 namespace rlhf_bench {
@@ -53,9 +56,14 @@ enum class clock_kind { thread_cpu, wall };
 timing time_rounds(clock_kind clock, double seconds, const repeat& call,
                    const std::function<void()>& prepare = {});
 
-/// Sets the counters. `one_thread` is the same call on one thread, for speedup.
+/// Calls f(0), f(1), ... f(n - 1), shared between threads.
+using share = std::function<void(std::ptrdiff_t n, const std::function<void(std::ptrdiff_t)>& f)>;
+
+/// Sets the counters. `one_thread` is the same call on one thread, for speedup, and `threads` what
+/// the call itself is shared on.
 void measure(benchmark::State& state, const work& of, const repeat& call,
-             const std::function<void()>& prepare = {}, const repeat& one_thread = {});
+             const std::function<void()>& prepare = {}, const repeat& one_thread = {},
+             const share& threads = {});
 
 /// Times two calls in turns, so that a busy machine slows both: seconds of the fastest rounds.
 struct pair_timing {

@@ -18,7 +18,8 @@ struct column {
 constexpr column of_ratios[] = {{"ratio", "ratio", 8},          {"goal", "goal_ratio", 6},
                                 {"ns per", "ns_per_", 18},      {"goal", "goal", 7},
                                 {"exp_ratio", "exp_ratio", 10}, {"speedup", "speedup", 8},
-                                {"goal", "goal_speedup", 6},    {"GBps", "GBps", 8},
+                                {"goal", "goal_speedup", 6},    {"exp's", "exp_speedup", 7},
+                                {"copy's", "copy_speedup", 7},  {"GBps", "GBps", 8},
                                 {"copy_ns", "copy_ns", 8},      {"exp_ns", "exp_ns", 8},
                                 {"quartile", "quartile_ns", 9}, {"unsteady", "unsteady", 9}};
 constexpr column of_growth[] = {{"growth", "growth", 8},

@@ -37,7 +37,7 @@ RUN = {
          "ratio": 6.0, "ns_per_token": 2.0, "goal": 1.35, "exp_ns": 0.62, "run_type": "iteration"},
         {"name": "policy/clipped_surrogate/lengths/64x1024/2", "label": "rlhf", "real_time": 50000.0,
          "ratio": 3.0, "ns_per_token": 0.8, "speedup": 1.25, "goal_speedup": 1.6, "exp_ns": 0.31,
-         "run_type": "iteration"},
+         "exp_speedup": 1.9, "copy_speedup": 1.4, "run_type": "iteration"},
         {"name": "growth/clipped_surrogate/rows/2x2_to_4x2/1", "real_time": 9.0, "growth": 2.1,
          "low": 1.8, "high": 2.3, "run_type": "iteration"},
     ],
@@ -60,10 +60,10 @@ with tempfile.TemporaryDirectory() as folder:
     check("| clipped_surrogate/rows/2x2_to_4x2/1 | 2.1 | 1.8 | 2.3 |" in rows,
           "the table lacks the growth line")
     goals = [
-        "| policy/clipped_surrogate/lengths/64x1024/1 | 1 | ns | 1.1 | 1 | 0.31 | met |",
-        "| policy/clipped_surrogate/mask/64x1024/1 | 2 | ns | 1.35 | 1 | 0.62 | met, scaled |",
-        "| policy/clipped_surrogate/lengths/64x1024/2 | 1.25 | speedup | 1.6 |  | 0.31 | missed |",
-        "| growth/clipped_surrogate/rows/2x2_to_4x2/1 | 2.1 | growth | 1.8 to 2.3 |  |  | met |"]
+        "| policy/clipped_surrogate/lengths/64x1024/1 | 1 | ns | 1.1 | 1 | 0.31 |  | met |",
+        "| policy/clipped_surrogate/mask/64x1024/1 | 2 | ns | 1.35 | 1 | 0.62 |  | met, scaled |",
+        "| policy/clipped_surrogate/lengths/64x1024/2 | 1.25 | speedup | 1.6 |  | 0.31 | 1.9, 1.4 | missed |",
+        "| growth/clipped_surrogate/rows/2x2_to_4x2/1 | 2.1 | growth | 1.8 to 2.3 |  |  |  | met |"]
     for goal in goals:
         check(goal in rows, f"the table lacks the goal {goal}")
     check(len([r for r in rows if r.startswith("| clipped_surrogate/lengths/64x1024/1 | rlhf |")]) == 1, "of two runs of a line the slower stayed")
