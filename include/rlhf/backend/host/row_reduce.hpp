@@ -127,12 +127,8 @@ RLHF_NOINLINE void exponentials(const scalar_of<V>* x, index n, scalar_of<V> top
 }
 
 template <class T>
-double add_lanes(const T* lane) {
-  double wide[virtual_lanes];
-  for (index l = 0; l < virtual_lanes; ++l) wide[l] = static_cast<double>(lane[l]);
-  for (index half = virtual_lanes / 2; half > 0; half /= 2)
-    for (index l = 0; l < half; ++l) wide[l] += wide[l + half];
-  return wide[0];
+RLHF_NOINLINE double add_lanes(const T* lane) {
+  return sum_virtual_lanes(lane);
 }
 
 /// Arithmetic between tiles, in double: products that strict mode does not fuse.
