@@ -3,8 +3,10 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <cfenv>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <vector>
 
 #include "rlhf/advantage/discounted_returns.hpp"
@@ -577,6 +579,31 @@ TEST_CASE_TEMPLATE(
     CHECK(std::memcmp(&clean, &poisoned, sizeof clean) == 0);
     for (std::size_t k = 0; k < mask.size(); ++k)
       if (mask[k] == 0) reward[k] = value[k] = T(0), ended[k] = 0;
+  }
+}
+
+TEST_CASE_TEMPLATE("generalized_advantage_estimation: nothing is computed from masked slots", T,
+                   float, double) {
+  constexpr T largest = (std::numeric_limits<T>::max)();
+  for (const index columns : {5, 13, 16, 31, 300, 2100}) {
+    const index rows = 40;
+    const auto n = static_cast<std::size_t>(rows * columns);
+    random_numbers random(7);
+    std::vector<T> reward = drawn<T>(random, rows * columns), value = reward, a(n);
+    std::vector<std::uint8_t> mask(n, 1);
+    for (std::size_t k = 0; k < n; ++k)
+      if (random.uniform(0, 1) < 0.2) {
+        mask[k] = 0;
+        reward[k] = largest;
+        value[k] = -largest;  // whoever adds the two overflows
+      }
+    std::feclearexcept(FE_ALL_EXCEPT);
+    generalized_advantage_estimation<T>({.reward = {reward, {rows, columns}},
+                                         .value = {value, {rows, columns}},
+                                         .mask = {mask, {rows, columns}}},
+                                        {.advantage = {a, {rows, columns}}}, {.gamma = 0.99});
+    CAPTURE(columns);
+    CHECK(std::fetestexcept(FE_OVERFLOW | FE_INVALID) == 0);
   }
 }
 

@@ -399,7 +399,14 @@ class row_scan {
     };
     for (; length >= 8; length -= 8) take(flag_word::at(valid + length - 8), length - 8);
     if (length > 0) take(flag_word::at(valid).first(length), 0);
+    clear_gap(end);
     return end;
+  }
+  /// +0 before a part: closing up has put masked tokens there, and tile_scan::solve_rests computes
+  /// on what it finds.
+  RLHF_INLINE void clear_gap(index begin) {
+    for (int k = 0; k < K::inputs; ++k)
+      __builtin_memset(in_buffer_[k] + begin - gap, 0, gap * sizeof(T));
   }
   RLHF_INLINE void spread_row(index from, const std::uint8_t* valid, index length, T* const* out,
                               index at) const {
@@ -646,6 +653,7 @@ class row_scan {
       }
     }
 
+    if constexpr (K::flags == 0) clear_gap(to);
     scan_part<K>& p = part_[parts_];
     for (int k = 0; k < K::inputs; ++k)
       p.in[k] = r.in[k] == nullptr ? absent_[k] + gap : in_buffer_[k] + to;

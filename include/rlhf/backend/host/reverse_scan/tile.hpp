@@ -20,7 +20,7 @@ struct scan_part {
   T* out[at_least_one(K::outputs)];
   index count;
   index ahead;   // elements from here to what comes next, which is fetched along the way; or 0
-  bool apart;    // a block of memory before its own, of every array, may be read and written
+  bool apart;    // a block before its own may be read, as +0 in the inputs, and written
   T after;       // the shifted input after the last step
   double carry;  // x after the last step; once 1,024 are scanned, x of the first one
 };
@@ -287,8 +287,8 @@ class tile_scan {
     }
   }
 
-  /// The same of up to 8 parts that are apart: each in a lane of its own. What lies before a part
-  /// runs along in its lane, and its outputs end up where nobody reads them.
+  /// The same of up to 8 parts that are apart: each in a lane of its own. The +0 before a part runs
+  /// along in its lane, and its outputs end up where nobody reads them.
   RLHF_NOINLINE void solve_rests(const part* const* parts, const T* later, int n) const {
     constexpr index side = scan_block_tokens;
     alignas(32) T by_part[side][side], by_step[side][side];
