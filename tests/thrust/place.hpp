@@ -70,15 +70,25 @@ struct host_place {
   void done() {}
 };
 
+/// Memory in which what no one wrote is NaN. In lines, because Thrust fills it element by element.
+struct memory_line {
+  std::uint64_t word[8];
+};
+inline thrust::device_vector<memory_line> nan_memory(std::size_t bytes) {
+  memory_line line;
+  std::memset(&line, 0xff, sizeof line);
+  return thrust::device_vector<memory_line>((bytes + sizeof line - 1) / sizeof line, line);
+}
+
 #if THRUST_DEVICE_SYSTEM == THRUST_DEVICE_SYSTEM_CUDA
 using device_executor = rlhf::cuda::stream;
-inline device_executor device_executor_on(thrust::device_vector<unsigned char>& memory) {
-  return {nullptr, thrust::raw_pointer_cast(memory.data()), memory.size()};
+inline device_executor device_executor_on(void* memory, std::size_t bytes) {
+  return {nullptr, memory, bytes};
 }
 #else
 using device_executor = rlhf::thrust_device;
-inline device_executor device_executor_on(thrust::device_vector<unsigned char>& memory) {
-  return {thrust::raw_pointer_cast(memory.data()), memory.size()};
+inline device_executor device_executor_on(void* memory, std::size_t bytes) {
+  return {memory, bytes};
 }
 #endif
 
@@ -88,11 +98,12 @@ struct device_place {
   template <class T>
   using vector = thrust::device_vector<T>;
 
-  thrust::device_vector<unsigned char> memory;
+  thrust::device_vector<memory_line> memory;
   device_executor exec;
 
   explicit device_place(std::size_t bytes = std::size_t{1} << 24)
-      : memory(bytes, 0xff), exec(device_executor_on(memory)) {}  // what no one wrote is NaN
+      : memory(nan_memory(bytes)),
+        exec(device_executor_on(thrust::raw_pointer_cast(memory.data()), bytes)) {}
 
   template <class P>
   static auto get(const P& pending) {
