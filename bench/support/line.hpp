@@ -43,7 +43,7 @@ void run_line(benchmark::State& state, const std::string& name, Data& data, cons
   } else {
     const pool threads(of.threads);
     const rlhf::parallel<pool> parallel{threads, workspace.data(), workspace.size()};
-    const share shared = [&threads](std::ptrdiff_t n, const auto& f) {
+    const share_loop shared = [&threads](std::ptrdiff_t n, const auto& f) {
       threads.parallel_for(n, f);
     };
     measure(state, of, detail::repeated(call, parallel), data.prepare, on_one, shared);

@@ -100,7 +100,7 @@ double exp_seconds(clock_kind clock) {
 }
 
 /// Time of f(0) ... f(n - 1) one after the other, over the time when they are shared.
-double speedup_of(const share& threads, std::ptrdiff_t n,
+double speedup_of(const share_loop& threads, std::ptrdiff_t n,
                   const std::function<void(std::ptrdiff_t)>& f) {
   constexpr double seconds = 0.004;
   const repeat alone = [&](long times) {
@@ -114,7 +114,7 @@ double speedup_of(const share& threads, std::ptrdiff_t n,
   return one / time_rounds(clock_kind::wall, seconds, shared).best;
 }
 
-double exp_speedup(const share& threads) {
+double exp_speedup(const share_loop& threads) {
   constexpr std::ptrdiff_t buffers = 16;
   constexpr int turns = 16;  // 30 us and more: the threads' start is small beside them
   static std::vector<float> x(exps * buffers, 0.5f);
@@ -123,7 +123,7 @@ double exp_speedup(const share& threads) {
   });
 }
 
-double copy_speedup(const share& threads, double bytes) {
+double copy_speedup(const share_loop& threads, double bytes) {
   constexpr std::size_t parts = 16;
   const auto half = static_cast<std::size_t>(bytes / 2);
   const copy_memory& m = memory_of_copy(half);
@@ -161,7 +161,8 @@ timing time_rounds(clock_kind clock, double seconds, const repeat& call,
 }
 
 void measure(benchmark::State& state, const work& of, const repeat& call,
-             const std::function<void()>& prepare, const repeat& one_thread, const share& threads) {
+             const std::function<void()>& prepare, const repeat& one_thread,
+             const share_loop& threads) {
   const double seconds = the_settings().seconds;
   const clock_kind clock = of.threads == 1 ? clock_kind::thread_cpu : clock_kind::wall;
   for (auto _ : state) {

@@ -57,13 +57,14 @@ timing time_rounds(clock_kind clock, double seconds, const repeat& call,
                    const std::function<void()>& prepare = {});
 
 /// Calls f(0), f(1), ... f(n - 1), shared between threads.
-using share = std::function<void(std::ptrdiff_t n, const std::function<void(std::ptrdiff_t)>& f)>;
+using share_loop =
+    std::function<void(std::ptrdiff_t n, const std::function<void(std::ptrdiff_t)>& f)>;
 
 /// Sets the counters. `one_thread` is the same call on one thread, for speedup, and `threads` what
 /// the call itself is shared on.
 void measure(benchmark::State& state, const work& of, const repeat& call,
              const std::function<void()>& prepare = {}, const repeat& one_thread = {},
-             const share& threads = {});
+             const share_loop& threads = {});
 
 /// Times two calls in turns, so that a busy machine slows both: seconds of the fastest rounds.
 struct pair_timing {
